@@ -1,0 +1,103 @@
+// Package record is plain data: the records that the store keeps. It holds no
+// code that acts, so that the supervisor can speak of them without importing
+// the database.
+package record
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Applied is the site file that is wanted, committed as a whole.
+type Applied struct {
+	Generation uint64    `json:"generation"`
+	SiteFile   []byte    `json:"siteFile"`
+	Release    string    `json:"release"`
+	At         time.Time `json:"at"`
+}
+
+// Intent is what an administrator asked of one service beside the site file:
+// a stopped service stays stopped over restarts of the daemon and the machine.
+type Intent struct {
+	Service string    `json:"service"`
+	Stopped bool      `json:"stopped"`
+	Restart uint64    `json:"restart"` // counts requested restarts; a change of it is a request
+	At      time.Time `json:"at"`
+}
+
+// Address is the fixed place of a service: its addresses and its range of ids.
+type Address struct {
+	Service string     `json:"service"`
+	V4      netip.Addr `json:"v4"`
+	V6      netip.Addr `json:"v6"`
+	IDBase  uint32     `json:"idBase"` // first of 65,536 host uids and gids
+}
+
+// Image is a digest pinned at first pull.
+type Image struct {
+	Ref    string    `json:"ref"`
+	Digest string    `json:"digest"`
+	Size   int64     `json:"size"`
+	At     time.Time `json:"at"`
+}
+
+// EventKind names what happened to a service. Kinds are never translated.
+type EventKind string
+
+const (
+	Started       EventKind = "started"
+	ExitedEvent   EventKind = "exited"
+	OOM           EventKind = "oom"
+	ProbeFailed   EventKind = "probe-failed"
+	ProbePassed   EventKind = "probe-passed"
+	Restarted     EventKind = "restarted"
+	Stopped       EventKind = "stopped"
+	Adopted       EventKind = "adopted"
+	Failing       EventKind = "failing"
+	Recovered     EventKind = "recovered"
+	AppliedEvent  EventKind = "applied"
+	RefusedEvent  EventKind = "refused"
+	Pulled        EventKind = "pulled"
+	PullFailed    EventKind = "pull-failed"
+	JobStarted    EventKind = "job-started"
+	JobDone       EventKind = "job-done"
+	JobFailed     EventKind = "job-failed"
+	LimitsChanged EventKind = "limits-changed"
+	Suppressed    EventKind = "suppressed" // a health restart held back, with the reason
+	Trouble       EventKind = "trouble"    // engine, network, store or host
+)
+
+// Event is one line of a service's history. Seq grows by one with each event
+// of a site and never repeats.
+type Event struct {
+	Seq      uint64    `json:"seq"`
+	At       time.Time `json:"at"`
+	Kind     EventKind `json:"kind"`
+	Service  string    `json:"service,omitempty"`
+	ExitCode *int      `json:"exitCode,omitempty"`
+	Reason   string    `json:"reason,omitempty"` // English, for people
+	LogTail  []string  `json:"logTail,omitempty"`
+}
+
+// JobState of a job that runs once for a reason.
+type JobState string
+
+const (
+	JobPending   JobState = "pending"
+	JobRunning   JobState = "running"
+	JobSucceeded JobState = "succeeded"
+	JobFailedFor JobState = "failed"
+)
+
+// JobRecord remembers a job: it runs once per reason, a content hash.
+type JobRecord struct {
+	Name     string    `json:"name"`
+	Reason   string    `json:"reason"`
+	State    JobState  `json:"state"`
+	Attempts int       `json:"attempts"`
+	Started  time.Time `json:"started,omitzero"`
+	Ended    time.Time `json:"ended,omitzero"`
+	ExitCode int       `json:"exitCode"`
+	Message  string    `json:"message,omitempty"`
+	LogTail  []string  `json:"logTail,omitempty"`
+}

@@ -1,0 +1,107 @@
+package supervisor
+
+import (
+	"time"
+
+	"tarima/runtime/container"
+)
+
+// Desired is everything that a site should be: the input of Plan that does
+// not change by itself.
+type Desired struct {
+	Site       string
+	Generation uint64
+	Services   []Service
+	Jobs       []Job
+	Routes     []Route
+	Egress     []string // services that may reach the outside
+}
+
+// Service is one supervised container with its probes and its place in the
+// order of the site.
+type Service struct {
+	Spec container.Spec
+	// Hash covers what the site file and the release ask for, limits left
+	// out. A running container with another hash is replaced.
+	Hash string
+	// Requires are services that must be ready before this one starts, and
+	// jobs that must have succeeded. They are also the edges that the network
+	// lets through (Ports of the required service).
+	Requires []string
+	// Reaches are further services that this one may speak to without needing
+	// them to start.
+	Reaches []string
+	Ports   []uint16 // TCP ports that others and the host may be allowed to
+	Probes  Probes
+	// Database services are restarted for a failed probe only after a long
+	// grace, and are stopped with patience.
+	Database bool
+	// OnDemand services are started by the first request (routes.Wanted).
+	OnDemand bool
+}
+
+// Job is a container that runs to its end, once per Reason.
+type Job struct {
+	Spec     container.Spec
+	Reason   string // content hash: a new reason runs the job again
+	Requires []string
+	Timeout  time.Duration
+	Retries  int // attempts after the first, with backoff
+}
+
+// Probes are three separate questions. A nil startup or liveness probe is not
+// asked; a nil readiness probe means ready as soon as started.
+type Probes struct {
+	Startup   *Probe // until it passes once, the others are not asked
+	Readiness *Probe // decides routing and the start of dependants
+	Liveness  *Probe // decides restart
+}
+
+// ProbeKind is how a probe asks.
+type ProbeKind string
+
+const (
+	ProbeHTTP  ProbeKind = "http"
+	ProbeTCP   ProbeKind = "tcp" // readiness only: a stopped process still accepts
+	ProbeRedis ProbeKind = "redis"
+	ProbeMySQL ProbeKind = "mysql" // handshake packet, no login
+	ProbeMongo ProbeKind = "mongo" // ping or hello over the wire
+	ProbeSMTP  ProbeKind = "smtp"  // 220 banner
+	ProbeExec  ProbeKind = "exec"  // last choice: costs a process
+)
+
+// Probe is one question with its rhythm.
+type Probe struct {
+	Kind     ProbeKind
+	Port     uint16
+	Path     string // http
+	Host     string // http: Host header
+	Exec     []string
+	Interval time.Duration
+	Timeout  time.Duration
+	// Grace is how long the question may fail before it counts: failure time,
+	// not a number of failures.
+	Grace time.Duration
+}
+
+// Route is a public host and the service behind it; the supervisor fills in
+// upstream and state and hands the snapshot to the proxy.
+type Route struct {
+	Host     string
+	Service  string
+	Port     uint16
+	MaxBody  int64
+	Rules    []RouteRule
+	Redirect string
+}
+
+// RouteRule mirrors routes.Rule with a service in place of an address.
+type RouteRule struct {
+	Path, Rewrite, Redirect string
+	MaxBody                 int64
+	Service                 string
+	Port                    uint16
+	HostHeader              string
+	Root                    string
+	SPA                     bool
+}
