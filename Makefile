@@ -1,0 +1,87 @@
+# Every target does its own set-up: it installs what the machine lacks, says so, and is quick the second time.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo 0.1.0-dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+GO_SOURCES := $(shell find cmd proxy runtime store supervisor -name '*.go' -o -name '*.toml' -o -name '*.html' 2>/dev/null) go.mod go.sum
+FUZZTIME ?= 20s
+IMAGES := $(CURDIR)/dist/images
+DEMO_ROOT ?= /var/lib/tarima-demo
+
+export CGO_ENABLED := 0
+export TARIMA_RUNC := $(CURDIR)/bin/runc
+
+.PHONY: help
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: bin/tarima bin/runc ## bin/tarima and bin/runc
+
+bin/tarima: $(GO_SOURCES)
+	go build -trimpath -ldflags "$(LDFLAGS)" -o $@ ./cmd/tarima
+
+# The OCI runtime cannot be part of a binary without cgo: it is built from its own module and shipped beside it.
+bin/runc: packaging/runc/go.mod packaging/runc/go.sum
+	./test/setup build
+	CGO_ENABLED=1 go build -C packaging/runc -trimpath -tags "seccomp netgo osusergo" \
+		-ldflags "-s -w -extldflags -static" -o $(CURDIR)/$@ github.com/opencontainers/runc
+	@touch $@
+
+.PHONY: images
+images: ## the fixture images of demo and tests, into dist/images
+	./test/setup images
+	go run ./test/images/build -out $(IMAGES)
+
+.PHONY: demo
+demo: build images ## bring a whole demo site up here and show it; Ctrl-C leaves nothing behind
+	go build -trimpath -o bin/registry ./test/registry/cmd/registry
+	./test/demo $(DEMO_ROOT) $(IMAGES)
+
+.PHONY: test
+test: bin/runc ## unit, property and engine tests, with the race detector
+	./test/setup test
+	CGO_ENABLED=1 go test -race -timeout 20m ./...
+
+.PHONY: e2e
+e2e: build images ## what a user would do and what must survive, on real containers
+	./test/setup e2e
+	go test -tags e2e -count 1 -timeout 50m -v ./test/e2e/...
+
+.PHONY: e2e-full
+e2e-full: build images ## the same at all moments: hours
+	./test/setup e2e
+	TARIMA_E2E_FULL=1 go test -tags e2e -count 1 -timeout 6h -v ./test/e2e/...
+
+.PHONY: bench
+bench: build images ## figures beside the peers, printed as ratios; writes bench.json
+	./test/setup bench
+	go test -tags bench -count 1 -timeout 60m -v ./test/bench/...
+
+.PHONY: lint
+lint: bin/tools/golangci-lint ## gofumpt, go vet, golangci-lint with the layer rules
+	bin/tools/golangci-lint run ./...
+	bin/tools/golangci-lint run --build-tags e2e,bench ./test/...
+
+bin/tools/golangci-lint: packaging/tools/go.mod packaging/tools/go.sum
+	@mkdir -p bin/tools
+	go build -C packaging/tools -trimpath -o $(CURDIR)/$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+	@touch $@
+
+.PHONY: vuln
+vuln: ## known vulnerabilities (asks the Go vulnerability database)
+	go run -modfile packaging/tools/go.mod golang.org/x/vuln/cmd/govulncheck ./...
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME (20s)
+	./test/fuzz $(FUZZTIME)
+
+.PHONY: package
+package: build ## a .deb with the binary, runc and the units, into dist
+	./packaging/build $(VERSION)
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin dist
