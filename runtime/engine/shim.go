@@ -1,0 +1,101 @@
+package engine
+
+import (
+	"context"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	apitypes "github.com/containerd/containerd/api/types"
+	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/manager"
+	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/task"
+	"github.com/containerd/containerd/v2/pkg/shim"
+	"github.com/containerd/containerd/v2/pkg/shutdown"
+	"github.com/containerd/containerd/v2/plugins"
+	"github.com/containerd/containerd/v2/version"
+	"github.com/containerd/plugin"
+	"github.com/containerd/plugin/registry"
+)
+
+// shimName is the file name under which this executable is the shim.
+const shimName = "tarima-shim"
+
+// RunAsShim must be called first in main, and in TestMain of tests that use an
+// Engine. When this process was started to be a shim it serves as one and
+// never returns; otherwise it returns false at once.
+//
+// The role is told by the name of the executable, which survives the shim's
+// own restart of itself through /proc/self/exe and needs no help from an
+// external containerd.
+func RunAsShim() bool {
+	if len(os.Args) == 0 || filepath.Base(os.Args[0]) != shimName {
+		return false
+	}
+	// The registry is shared by the whole process and full of the daemon's
+	// plugins by now: the shim would load them all.
+	registry.Reset()
+	registry.Register(&plugin.Registration{
+		Type:     plugins.TTRPCPlugin,
+		ID:       "task",
+		Requires: []plugin.Type{plugins.EventPlugin, plugins.InternalPlugin},
+		InitFn:   newShimService,
+	})
+	for _, name := range shimForgets {
+		_ = os.Unsetenv(name)
+	}
+	shim.RunShim(context.Background(), shimManager{manager.NewShimManager("io.containerd.runc.v2")})
+	os.Exit(0)
+	return true
+}
+
+// shimForgets are variables that systemd gives to the daemon alone: the OCI
+// runtime would act on some of them, and a shim outlives their meaning.
+var shimForgets = []string{"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "INVOCATION_ID", "JOURNAL_STREAM"}
+
+// shimEnvironment is added to what the shim inherits.
+func shimEnvironment() []string {
+	env := make([]string, 0, len(shimForgets))
+	for _, name := range shimForgets {
+		env = append(env, name+"=")
+	}
+	return env
+}
+
+// shimManager starts, ends and describes shims.
+type shimManager struct{ shim.Shim }
+
+// Info describes the shim. containerd asks once without saying which OCI
+// runtime is meant; the answer of the original would then look for one named
+// runc in PATH and fail.
+func (m shimManager) Info(ctx context.Context, options io.Reader) (*apitypes.RuntimeInfo, error) {
+	text, err := io.ReadAll(options)
+	if err != nil {
+		return nil, err
+	}
+	if len(text) == 0 {
+		return &apitypes.RuntimeInfo{
+			Name:    m.Name(),
+			Version: &apitypes.RuntimeVersion{Version: version.Version, Revision: version.Revision},
+		}, nil
+	}
+	return m.Shim.Info(ctx, strings.NewReader(string(text)))
+}
+
+func newShimService(ic *plugin.InitContext) (any, error) {
+	publisher, err := ic.GetByID(plugins.EventPlugin, "publisher")
+	if err != nil {
+		return nil, err
+	}
+	stop, err := ic.GetByID(plugins.InternalPlugin, "shutdown")
+	if err != nil {
+		return nil, err
+	}
+	s := &shimService{containers: map[string]*shimContainer{}}
+	events := newJournalPublisher(publisher.(shim.Publisher), s)
+	s.TTRPCTaskService, err = task.NewTaskService(ic.Context, events, stop.(shutdown.Service))
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}

@@ -1,0 +1,299 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/ttrpc"
+	"golang.org/x/sys/unix"
+)
+
+// Sweep removes what no container owns any more and what a crash left
+// half-made: processes that were created and never started, commands of a
+// daemon that is gone, root file systems, bundles, hosts files, cgroups, idle
+// shims and their sockets. What runs, and what has ended and is still in the
+// list, stays. Open does it too; it is safe at any time.
+func (e *Engine) Sweep(ctx context.Context) error {
+	return e.sweep(e.contextFor(ctx))
+}
+
+// sweepAtOpen also ends idle shims. Later one of them may be about to get its
+// first container.
+func (e *Engine) sweepAtOpen(ctx context.Context) error {
+	ctx = e.contextFor(ctx)
+	return errors.Join(e.sweep(ctx), e.sweepShims(ctx), e.sweepFifos())
+}
+
+func (e *Engine) sweep(ctx context.Context) error {
+	records, err := e.client.ContainerService().List(ctx)
+	if err != nil {
+		return fmt.Errorf("sweep: listing containers: %w", err)
+	}
+	tasks, err := e.tasks(ctx)
+	if err != nil {
+		return fmt.Errorf("sweep: %w", err)
+	}
+	known := map[string]bool{}
+	roots := map[string]bool{}
+	for _, record := range records {
+		known[record.ID] = true
+		roots[record.SnapshotKey] = true
+	}
+	for id := range tasks {
+		known[id] = true
+	}
+	var errs []error
+	for id, process := range tasks {
+		errs = append(errs, e.sweepProcess(ctx, id, process))
+	}
+	errs = append(errs,
+		e.sweepRoots(ctx, roots),
+		e.sweepNamed(ctx, known, filepath.Join(e.cfg.State, "files"), ""),
+		e.sweepNamed(ctx, known, filepath.Join(e.cfg.State, "exits"), ".json"),
+		e.sweepNamed(ctx, known, filepath.Join(e.cfg.State, "runc", namespace), ""),
+	)
+	if e.embedded != nil {
+		errs = append(errs, e.sweepNamed(ctx, known, e.bundles(), ""))
+	}
+	return errors.Join(errs...)
+}
+
+func (e *Engine) bundles() string {
+	return filepath.Join(e.cfg.State, "io.containerd.runtime.v2.task", namespace)
+}
+
+// sweepProcess removes a container that was created and never started, and
+// ends commands in running ones: who waited for them is gone.
+func (e *Engine) sweepProcess(ctx context.Context, id string, process *tasktypes.Process) error {
+	if process.Status != tasktypes.Status_CREATED {
+		return nil
+	}
+	unlock, err := e.work.take(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	// It may have been started since the list was made.
+	process, err = e.process(ctx, id)
+	if err != nil || process == nil || process.Status != tasktypes.Status_CREATED {
+		return err
+	}
+	e.log.Info("removing a container whose start was cut off", "container", id)
+	return e.remove(ctx, id)
+}
+
+// sweepRoots removes root file systems without a container.
+func (e *Engine) sweepRoots(ctx context.Context, used map[string]bool) error {
+	service := e.client.SnapshotService(snapshotter)
+	owners := map[string]string{}
+	err := service.Walk(ctx, func(_ context.Context, info snapshots.Info) error {
+		if owner := info.Labels[labelContainer]; owner != "" && !used[info.Name] {
+			owners[info.Name] = owner
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("sweep: listing root file systems: %w", err)
+	}
+	var errs []error
+	for key, owner := range owners {
+		errs = append(errs, e.unlessBusy(ctx, owner, func() error {
+			c, err := e.client.ContainerService().Get(ctx, owner)
+			if err == nil && c.SnapshotKey == key {
+				return nil // started since the list was made
+			}
+			if err := service.Remove(ctx, key); err != nil && !isGone(err) {
+				return fmt.Errorf("sweep: root file system %s: %w", key, err)
+			}
+			return nil
+		}))
+	}
+	return errors.Join(errs...)
+}
+
+// unlessBusy does something to what belongs to a container while nobody starts
+// or stops it.
+func (e *Engine) unlessBusy(ctx context.Context, id string, do func() error) error {
+	unlock, err := e.work.take(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return do()
+}
+
+// sweepNamed removes what lies in a folder under the name of a container that
+// does not exist.
+func (e *Engine) sweepNamed(ctx context.Context, known map[string]bool, dir, suffix string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("sweep: %w", err)
+	}
+	var errs []error
+	for _, entry := range entries {
+		id, ok := strings.CutSuffix(entry.Name(), suffix)
+		if ok && known[id] {
+			continue
+		}
+		path := filepath.Join(dir, entry.Name())
+		errs = append(errs, e.unlessBusy(ctx, id, func() error {
+			if _, err := e.client.ContainerService().Get(ctx, id); err == nil {
+				return nil // started since the list was made
+			}
+			return errors.Join(e.removeRest(ctx, id), os.RemoveAll(path))
+		}))
+	}
+	return errors.Join(errs...)
+}
+
+// removeRest removes what containerd does not know of a container any more:
+// the runtime's state, mounts in its bundle, its cgroups with all processes in
+// them. There is none after an orderly end.
+func (e *Engine) removeRest(ctx context.Context, id string) error {
+	var errs []error
+	if exists(filepath.Join(e.cfg.State, "runc", namespace, id)) {
+		command := exec.CommandContext(ctx, e.cfg.Runtime, "--root", filepath.Join(e.cfg.State, "runc", namespace), "delete", "--force", id)
+		if output, err := command.CombinedOutput(); err != nil {
+			errs = append(errs, fmt.Errorf("runtime's state of %s: %w: %s", id, err, strings.TrimSpace(string(output))))
+		}
+	}
+	if bundle := filepath.Join(e.bundles(), id); e.embedded != nil && exists(bundle) {
+		if err := mount.UnmountRecursive(filepath.Join(bundle, "rootfs"), unix.MNT_DETACH); err != nil {
+			errs = append(errs, err)
+		}
+		errs = append(errs, os.RemoveAll(bundle))
+	}
+	site, _, ok := strings.Cut(id, ".")
+	if ok {
+		errs = append(errs, removeCgroups(ctx, filepath.Join("tarima", site, id)))
+	}
+	return errors.Join(errs...)
+}
+
+// removeCgroups removes one cgroup from every hierarchy and kills what is in
+// it.
+func removeCgroups(ctx context.Context, name string) error {
+	dirs, err := filepath.Glob(filepath.Join("/sys/fs/cgroup", "*", name))
+	if err != nil {
+		return err
+	}
+	if unified := filepath.Join("/sys/fs/cgroup", name); exists(unified) {
+		dirs = append(dirs, unified)
+	}
+	var errs []error
+	for _, dir := range dirs {
+		errs = append(errs, removeCgroup(ctx, dir))
+	}
+	return errors.Join(errs...)
+}
+
+func removeCgroup(ctx context.Context, dir string) error {
+	for range 100 {
+		err := unix.Rmdir(dir)
+		if err == nil || errors.Is(err, unix.ENOENT) {
+			return nil
+		}
+		if !errors.Is(err, unix.EBUSY) {
+			return fmt.Errorf("cgroup %s: %w", dir, err)
+		}
+		text, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+		if err != nil {
+			return fmt.Errorf("cgroup %s: %w", dir, err)
+		}
+		for pid := range strings.FieldsSeq(string(text)) {
+			if n, err := strconv.Atoi(pid); err == nil && n > 1 {
+				_ = unix.Kill(n, unix.SIGKILL) // the next round sees whether it worked
+			}
+		}
+		if !wait(ctx, 20*time.Millisecond) {
+			return ctx.Err()
+		}
+	}
+	return fmt.Errorf("cgroup %s is busy and stays", dir)
+}
+
+// sweepShims asks shims that serve no container to end, and removes sockets
+// that nobody listens on. A daemon that was killed between the start of a shim
+// and its first container leaves one.
+func (e *Engine) sweepShims(ctx context.Context) error {
+	if e.embedded == nil {
+		return nil
+	}
+	used := map[string]bool{}
+	files, err := filepath.Glob(filepath.Join(e.bundles(), "*", "bootstrap.json"))
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		var bootstrap struct {
+			Address string `json:"address"`
+		}
+		if text, err := os.ReadFile(file); err == nil && json.Unmarshal(text, &bootstrap) == nil {
+			used[strings.TrimPrefix(bootstrap.Address, "unix://")] = true
+		}
+	}
+	sockets, err := filepath.Glob(filepath.Join(e.cfg.State, "s", "*"))
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, socket := range sockets {
+		if used[socket] {
+			continue
+		}
+		connection, err := net.DialTimeout("unix", socket, time.Second)
+		if err != nil {
+			if errors.Is(err, unix.ECONNREFUSED) {
+				errs = append(errs, os.Remove(socket))
+			}
+			continue
+		}
+		client := ttrpc.NewClient(connection)
+		call, cancel := context.WithTimeout(namespaces.WithNamespace(ctx, namespace), 3*time.Second)
+		// A shim that has containers after all refuses.
+		_, _ = taskapi.NewTTRPCTaskClient(client).Shutdown(call, &taskapi.ShutdownRequest{ID: filepath.Base(socket)})
+		cancel()
+		errs = append(errs, client.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// sweepFifos removes the pipes of commands whose daemon is gone.
+func (e *Engine) sweepFifos() error {
+	dir := filepath.Join(e.cfg.State, "fifo")
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("sweep: %w", err)
+	}
+	var errs []error
+	for _, entry := range entries {
+		errs = append(errs, os.RemoveAll(filepath.Join(dir, entry.Name())))
+	}
+	return errors.Join(errs...)
+}
+
+func collectKeys(keys *[]string) snapshots.WalkFunc {
+	return func(_ context.Context, info snapshots.Info) error {
+		*keys = append(*keys, info.Name)
+		return nil
+	}
+}
+
