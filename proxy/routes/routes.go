@@ -3,7 +3,21 @@
 // that supervisor may import.
 package routes
 
-import "time"
+import (
+	"errors"
+	"time"
+)
+
+// What a put snapshot is refused for. The acknowledgement that comes with
+// either names the generation that the proxy serves.
+var (
+	// ErrStale is a snapshot older than the one that is served, or another
+	// one of the same generation: put it again with a greater generation.
+	ErrStale = errors.New("older than the routes that are served")
+	// ErrInvalid is a snapshot that breaks a rule of its shape; nothing of it
+	// was applied.
+	ErrInvalid = errors.New("invalid routes")
+)
 
 // Schema is the version of the snapshot's shape. A proxy refuses a schema
 // newer than its own and reads one older.
@@ -47,16 +61,25 @@ type Host struct {
 	Redirect string `json:"redirect,omitempty"`
 }
 
-// Rule narrows a host's handling for a path.
+// Rule narrows a host's handling for a path. The path is matched decoded.
+//
+// A Path that ends in "/" is a prefix, "/" alone is the root page only, and
+// "" is every path. For a prefix, a Rewrite or a Redirect that itself ends in
+// "/" keeps the rest of the path: "/course-authoring/" to "/authoring/".
 type Rule struct {
 	Path     string `json:"path"`               // exact, or a prefix when it ends in "/", "*" matches one element
 	MaxBody  int64  `json:"maxBody,omitempty"`  // bytes
 	Rewrite  string `json:"rewrite,omitempty"`  // path asked of the upstream instead
 	Redirect string `json:"redirect,omitempty"` // 302 to this URL
 	Upstream string `json:"upstream,omitempty"` // another upstream for this path
-	Host     string `json:"host,omitempty"`     // Host header for that upstream
-	Root     string `json:"root,omitempty"`     // static files from this folder of the site's static folder
-	SPA      bool   `json:"spa,omitempty"`      // unknown paths get Root/index.html
+	// Service is whose upstream that is, so that its requests are held and
+	// drained with the service; "" with an Upstream: always ready. A Service
+	// without an Upstream has none yet: its requests wait.
+	Service string `json:"service,omitempty"`
+	State   State  `json:"state,omitempty"` // of Service; "": as the host of that service says
+	Host    string `json:"host,omitempty"`  // Host header for that upstream
+	Root    string `json:"root,omitempty"`  // static files from this folder of the site's static folder
+	SPA     bool   `json:"spa,omitempty"`   // unknown paths get Root/index.html
 }
 
 // State of a service as far as routing is concerned.
@@ -81,7 +104,7 @@ type EventKind string
 
 // Kinds of events.
 const (
-	Drained     EventKind = "drained"     // no request of Service is in flight any more
+	Drained     EventKind = "drained"     // no request of Service is in flight any more; told again for each snapshot that drains
 	Wanted      EventKind = "wanted"      // a request waits for Service
 	Certificate EventKind = "certificate" // the state of a name's certificate changed
 )

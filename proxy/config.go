@@ -1,0 +1,127 @@
+package proxy
+
+import (
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/netip"
+	"time"
+)
+
+// Config of a proxy. Zero values take the defaults that are named.
+type Config struct {
+	// HTTP and HTTPS are the addresses to listen on, "host:port" as in
+	// net.Listen; none: off. Without HTTPS the sites are served over HTTP,
+	// otherwise HTTP only redirects.
+	HTTP, HTTPS []string
+	// PublicPort is the port of HTTPS as clients see it, for redirects and
+	// X-Forwarded-Port; 0: the port of the first HTTPS listener.
+	PublicPort int
+
+	// Dir keeps what must outlive the process: certificates and the last
+	// snapshot of routes. It is made with mode 0700.
+	Dir string
+	// Socket is the unix socket of the control protocol, SocketMode its file
+	// mode (0: 0600). Who may connect may change the routes.
+	Socket     string
+	SocketMode fs.FileMode
+	// StaticDir gives the static folder of a site; nil: no static files.
+	StaticDir func(site string) string
+	// Listeners are sockets that are open already, from systemd or from a
+	// predecessor. Each is used in place of the configured address that it
+	// is bound to; one that fits no address is closed.
+	Listeners []net.Listener
+
+	Logger    *slog.Logger // nil: slog.Default()
+	AccessLog io.Writer    // one JSON line per request; nil: none
+
+	Hold   Hold
+	Limits Limits
+	// Trusted are the networks of proxies in front of this one, whose
+	// X-Forwarded-For and X-Forwarded-Proto are believed.
+	Trusted []netip.Prefix
+
+	// Grace is how long requests may go on after the end was asked for;
+	// 0: 30 s.
+	Grace time.Duration
+	// Notify tells the service manager ("READY=1", "STATUS=…", "STOPPING=1",
+	// "MAINPID=…", "WATCHDOG=1"); nil: nobody.
+	Notify func(state string)
+	// Watchdog is the service manager's interval; the proxy asks itself over
+	// its control socket twice in it and only then tells "WATCHDOG=1";
+	// 0: off.
+	Watchdog time.Duration
+}
+
+// Hold bounds the requests that wait for a service.
+type Hold struct {
+	MaxPerHost int           // requests; 0: 256
+	MaxTotal   int           // requests; 0: 1024
+	Timeout    time.Duration // of one request, all its waits together; 0: 20 s
+	MaxBytes   int64         // memory of all that wait: head and the window of the body; 0: 32 MiB
+}
+
+// Limits of the public side.
+type Limits struct {
+	Connections        int           // open at a time, all listeners; 0: 4000
+	ConnectionsPerAddr int           // of one IPv4 address or IPv6 /64; 0: 512 (a school is one address)
+	Head               int           // request line and headers in bytes; 0: 30 KiB, below uWSGI's buffer-size
+	HeadTimeout        time.Duration // TLS handshake and head; 0: 10 s
+	IdleTimeout        time.Duration // kept connection without a request; 0: 60 s
+	Stall              time.Duration // a body may stand still this long; 0: 30 s
+	MinRate            int64         // bytes per second of a body beside Stall; 0: 500
+	Upstream           time.Duration // until an upstream's answer begins; 0: 5 min
+}
+
+func (c *Config) complete() error {
+	if len(c.HTTP) == 0 && len(c.HTTPS) == 0 {
+		return fmt.Errorf("%w: no address to listen on (HTTP, HTTPS)", ErrConfig)
+	}
+	for _, a := range append(append([]string{}, c.HTTP...), c.HTTPS...) {
+		if _, _, err := net.SplitHostPort(a); err != nil {
+			return fmt.Errorf("%w: listen address %q: %w", ErrConfig, a, err)
+		}
+	}
+	if c.Dir == "" || c.Socket == "" {
+		return fmt.Errorf("%w: Dir and Socket must be given", ErrConfig)
+	}
+	// sockaddr_un has 108 bytes, and the socket is made beside its place
+	// under a name that is a little longer.
+	if len(c.Socket) > 98 {
+		return fmt.Errorf("%w: socket path of %d bytes, 98 are possible: %s", ErrConfig, len(c.Socket), c.Socket)
+	}
+	if c.PublicPort < 0 || c.PublicPort > 65535 {
+		return fmt.Errorf("%w: PublicPort %d", ErrConfig, c.PublicPort)
+	}
+	fill(&c.SocketMode, 0o600)
+	fill(&c.Logger, slog.Default())
+	fill(&c.Grace, 30*time.Second)
+	fill(&c.Hold.MaxPerHost, 256)
+	fill(&c.Hold.MaxTotal, 1024)
+	fill(&c.Hold.Timeout, 20*time.Second)
+	fill(&c.Hold.MaxBytes, 32<<20)
+	fill(&c.Limits.Connections, 4000)
+	fill(&c.Limits.ConnectionsPerAddr, 512)
+	fill(&c.Limits.Head, 30<<10)
+	fill(&c.Limits.HeadTimeout, 10*time.Second)
+	fill(&c.Limits.IdleTimeout, 60*time.Second)
+	fill(&c.Limits.Stall, 30*time.Second)
+	fill(&c.Limits.MinRate, 500)
+	fill(&c.Limits.Upstream, 5*time.Minute)
+	if c.StaticDir == nil {
+		c.StaticDir = func(string) string { return "" }
+	}
+	if c.Notify == nil {
+		c.Notify = func(string) {}
+	}
+	return nil
+}
+
+func fill[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}

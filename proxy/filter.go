@@ -1,0 +1,176 @@
+package proxy
+
+import (
+	"net"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"strings"
+)
+
+// refusal is a request that is answered before any routing.
+type refusal struct {
+	status int
+	page   string // message of the page
+}
+
+// screen checks what net/http lets through and an application behind might
+// read differently. It returns nil for a request that may go on.
+func screen(r *http.Request, headLimit int) *refusal {
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:
+	default:
+		return &refusal{http.StatusMethodNotAllowed, "method"}
+	}
+	if r.ProtoMajor == 1 && r.ProtoMinor > 1 || r.Host == "" || r.URL.Path == "" || r.URL.Path[0] != '/' {
+		return &refusal{http.StatusBadRequest, "malformed"}
+	}
+	// Django sees the decoded path, so the decoded path decides.
+	if strings.IndexByte(r.URL.Path, 0) >= 0 || hasDots(r.URL.Path) {
+		return &refusal{http.StatusBadRequest, "malformed"}
+	}
+	size := len(r.Method) + len(r.RequestURI) + len(r.Host) + 24
+	for name, values := range r.Header {
+		for _, v := range values {
+			size += len(name) + len(v) + 4
+		}
+	}
+	if size > headLimit {
+		return &refusal{http.StatusRequestHeaderFieldsTooLarge, "head"}
+	}
+	return nil
+}
+
+// clean removes headers that only a proxy may set, or that a CGI-like
+// application (WSGI folds "-" and "_" into one) would take for another.
+func clean(h http.Header) {
+	for name := range h {
+		if !isPlainName(name) || isForwarding(name) {
+			delete(h, name)
+		}
+	}
+}
+
+func isPlainName(name string) bool {
+	for i := range len(name) {
+		if !isAlphanumeric(name[i]) && name[i] != '-' {
+			return false
+		}
+	}
+	return true
+}
+
+// isForwarding wants canonical names, as net/http makes them.
+func isForwarding(name string) bool {
+	switch name {
+	case "Forwarded", "X-Real-Ip", "X-Client-Ip", "True-Client-Ip", "Proxy", "Http2-Settings":
+		return true
+	}
+	return strings.HasPrefix(name, "X-Forwarded-") || strings.HasPrefix(name, "X-Original-") ||
+		strings.HasPrefix(name, "X-Rewrite-") || name == "X-Forwarded"
+}
+
+// upgrade decides on the one protocol that a connection may change to. For
+// any other wish the request goes on as an ordinary one: "h2c" would tunnel
+// past every rule.
+func upgrade(r *http.Request) (websocket bool) {
+	h := r.Header
+	if values := h["Upgrade"]; len(values) > 0 {
+		if r.Method == http.MethodGet && r.ProtoMajor == 1 && len(values) == 1 &&
+			strings.EqualFold(values[0], "websocket") && hasToken(h["Connection"], "upgrade") {
+			h["Connection"] = []string{"Upgrade"}
+			return true
+		}
+		delete(h, "Upgrade")
+		delete(h, "Connection")
+	}
+	return false
+}
+
+func hasToken(values []string, token string) bool {
+	for _, v := range values {
+		for t := range strings.SplitSeq(v, ",") {
+			if strings.EqualFold(strings.TrimSpace(t), token) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// client is who sent a request and how.
+type client struct {
+	addr  netip.Addr
+	proto string // http or https
+	port  int    // that the client connected to
+}
+
+// clientOf believes the forwarding headers of trusted peers alone. It must
+// see the request before clean.
+func (s *server) clientOf(r *http.Request, l listener) client {
+	c := client{addr: peerAddr(r.RemoteAddr), proto: "http", port: l.port}
+	if l.tls {
+		c.proto = "https"
+	}
+	if !s.trusts(c.addr) {
+		return c
+	}
+	if p := r.Header["X-Forwarded-Proto"]; len(p) > 0 {
+		if p := strings.ToLower(p[len(p)-1]); p == "http" || p == "https" {
+			if p != c.proto {
+				c.port = map[string]int{"http": 80, "https": 443}[p]
+			}
+			c.proto = p
+		}
+	}
+	if p := r.Header["X-Forwarded-Port"]; len(p) > 0 && isPort(p[len(p)-1]) {
+		c.port, _ = strconv.Atoi(p[len(p)-1]) // isPort has read it
+	}
+	// From the right: each trusted proxy vouches for the entry before its own.
+	var hops []string
+	for _, v := range r.Header["X-Forwarded-For"] {
+		hops = append(hops, strings.Split(v, ",")...)
+	}
+	for i := len(hops) - 1; i >= 0 && s.trusts(c.addr); i-- {
+		hop := strings.TrimSpace(hops[i])
+		a, err := netip.ParseAddr(hop)
+		if err != nil {
+			if a = peerAddr(hop); !a.IsValid() {
+				break
+			}
+		}
+		c.addr = a.Unmap().WithZone("")
+	}
+	return c
+}
+
+func (s *server) trusts(a netip.Addr) bool {
+	for _, p := range s.cfg.Trusted {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+func (c client) forward(h http.Header, host string) {
+	h["X-Forwarded-Proto"] = []string{c.proto}
+	h["X-Forwarded-Host"] = []string{host}
+	if c.addr.IsValid() {
+		h["X-Forwarded-For"] = []string{c.addr.String()}
+	}
+	if c.port != 0 {
+		h["X-Forwarded-Port"] = []string{strconv.Itoa(c.port)}
+	}
+}
+
+// withPort is the host of a redirect to HTTPS.
+func withPort(name string, port int) string {
+	if port == 443 || port == 0 {
+		if strings.Contains(name, ":") {
+			return "[" + name + "]"
+		}
+		return name
+	}
+	return net.JoinHostPort(name, strconv.Itoa(port))
+}

@@ -1,0 +1,334 @@
+// Package proxy is the public door of a site: a TLS reverse proxy in a process
+// of its own that is not root.
+//
+// It is told its routes over a unix socket as one snapshot at a time and
+// remembers the last one, so that it serves on while nobody tells it anything.
+// Requests wait, within bounds, for a service that starts or restarts, and a
+// service is drained before it stops.
+package proxy
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"tarima/proxy/certs"
+	"tarima/proxy/routes"
+)
+
+// h2Window is what a client may send ahead of a body that nobody reads yet:
+// enough for 10 MB/s over 100 ms.
+const h2Window = 1 << 20
+
+type server struct {
+	cfg    Config
+	logger *slog.Logger
+
+	instance string
+	since    time.Time
+
+	board     *switchboard
+	room      *waitingRoom
+	events    *eventLog
+	authority *certs.Authority
+	upstreams *upstreams
+	buffers   *buffers
+	nobody    *gate // of addresses that belong to no service
+
+	access    *slog.Logger // nil: none
+	proxyLog  *log.Logger
+	httpsPort int // as clients see it; 0: no HTTPS
+
+	remembering sync.Mutex
+	trouble     trouble
+	requests    sync.WaitGroup // all handlers, those of websockets too
+	background  sync.WaitGroup
+	// base is the parent of all requests; cut ends it when Grace is over.
+	base context.Context
+	cut  context.CancelFunc
+}
+
+// Run serves until ctx ends, and then until the requests under way have ended
+// or Config.Grace is over. Requests that wait for a service are answered with
+// the waiting page at the end. An error means that it could not start, or that
+// a listener failed.
+func Run(ctx context.Context, cfg Config) error {
+	s, err := newServer(cfg)
+	if err != nil {
+		return err
+	}
+	return s.run(ctx)
+}
+
+func newServer(cfg Config) (*server, error) {
+	if err := cfg.complete(); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("folder of the proxy: %w", err)
+	}
+	s := &server{
+		cfg: cfg, logger: cfg.Logger, instance: rand.Text(), since: time.Now().UTC(),
+		room: newWaitingRoom(cfg.Hold), events: newEventLog(),
+		upstreams: newUpstreams(cfg.Limits), buffers: newBuffers(), nobody: newGate(serviceKey{}),
+		proxyLog: slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
+	}
+	s.base, s.cut = context.WithCancel(context.Background())
+	var err error
+	if s.authority, err = certs.OpenAuthority(filepath.Join(cfg.Dir, "ca"), cfg.Logger); err != nil {
+		return nil, err
+	}
+	if cfg.AccessLog != nil {
+		s.access = slog.New(slog.NewJSONHandler(cfg.AccessLog, &slog.HandlerOptions{ReplaceAttr: withoutLevel}))
+	}
+	s.board = newSwitchboard(cfg.Logger, s.events, s.room, s.certify)
+	return s, s.recall()
+}
+
+// withoutLevel leaves out what is the same in every line of an access log.
+func withoutLevel(groups []string, a slog.Attr) slog.Attr {
+	if len(groups) == 0 && (a.Key == slog.LevelKey || a.Key == slog.MessageKey) {
+		return slog.Attr{}
+	}
+	return a
+}
+
+// recall serves the routes of the last time until somebody tells new ones.
+func (s *server) recall() error {
+	snapshot, err := loadSnapshot(s.cfg.Dir)
+	switch {
+	case err == nil:
+		_, err = s.board.apply(snapshot)
+		return err
+	case errors.Is(err, errNoSnapshot):
+		return nil
+	case errors.Is(err, routes.ErrInvalid):
+		aside, aerr := setAside(s.cfg.Dir, snapshotFile)
+		if aerr != nil {
+			return aerr
+		}
+		s.logger.Error("the remembered routes are damaged; none are served until the supervisor tells them", "error", err, "aside", aside)
+		s.trouble.set("recall", err)
+		return nil
+	default:
+		return err
+	}
+}
+
+// certify makes the names of the snapshot known to the authority before their
+// routes are, and signs new ones ahead of the first visitor.
+func (s *server) certify(snapshot routes.Snapshot) {
+	s.trouble.set("recall", nil)
+	names := make([]string, len(snapshot.Hosts))
+	for i, h := range snapshot.Hosts {
+		names[i] = h.Name
+	}
+	added := s.authority.SetNames(names)
+	if len(added) == 0 {
+		return
+	}
+	s.background.Go(func() {
+		for _, name := range added {
+			e := routes.Event{Kind: routes.Certificate, Name: name, Generation: snapshot.Generation}
+			switch c, err := s.authority.Certificate(name); {
+			case err != nil:
+				e.Detail = err.Error()
+			case c == nil:
+				continue // taken away again in the meantime
+			default:
+				e.Detail = "local authority, valid until " + c.Leaf.NotAfter.UTC().Format(time.RFC3339)
+			}
+			s.events.add(e)
+		}
+	})
+}
+
+func (s *server) run(ctx context.Context) error {
+	control, err := listenControl(s.cfg.Socket, s.cfg.SocketMode)
+	if err != nil {
+		return err
+	}
+	listeners, err := openListeners(&s.cfg, newConnectionLimits(s.cfg.Limits))
+	if err != nil {
+		_ = control.Close() // the first error is told
+		_ = os.Remove(s.cfg.Socket)
+		return err
+	}
+	for _, l := range listeners {
+		if l.tls && s.httpsPort == 0 {
+			s.httpsPort = l.port
+			if s.cfg.PublicPort != 0 {
+				s.httpsPort = s.cfg.PublicPort
+			}
+		}
+	}
+
+	var servers []*http.Server
+	failed := make(chan error, len(listeners)+1)
+	serve := func(srv *http.Server, l net.Listener, withTLS bool) {
+		servers = append(servers, srv)
+		s.background.Go(func() {
+			var err error
+			if withTLS {
+				err = srv.ServeTLS(l, "", "")
+			} else {
+				err = srv.Serve(l)
+			}
+			if !isClosed(err) {
+				failed <- fmt.Errorf("listener %s: %w", l.Addr(), err)
+			}
+		})
+	}
+	for _, l := range listeners {
+		serve(s.publicServer(l), l.Listener, l.tls)
+		s.logger.Info("listening", "address", l.Addr().String(), "tls", l.tls)
+	}
+	controlServer := &http.Server{
+		Handler: s.control(), ReadHeaderTimeout: 10 * time.Second, ErrorLog: s.proxyLog,
+	}
+	serve(controlServer, control, false)
+	s.cfg.Notify("READY=1\nSTATUS=" + s.summary())
+	if s.cfg.Watchdog > 0 {
+		stop := s.watch(ctx)
+		defer stop()
+	}
+
+	select {
+	case err = <-failed:
+	case <-ctx.Done():
+	}
+	s.cfg.Notify("STOPPING=1\nSTATUS=Finishing the requests under way")
+	s.finish(servers)
+	_ = os.Remove(s.cfg.Socket) // a left one is replaced at the next start
+	return err
+}
+
+func (s *server) summary() string {
+	t := s.board.current.Load()
+	if t.snapshot.Schema == 0 {
+		return "Waiting for routes"
+	}
+	return fmt.Sprintf("Serving %d hosts, routes of generation %d", len(t.hosts), t.snapshot.Generation)
+}
+
+// finish lets requests end within Grace and then cuts what is left.
+func (s *server) finish(servers []*http.Server) {
+	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.Grace)
+	defer cancel()
+	s.room.close()
+	s.events.close()
+	s.board.closeUpgraded()
+	s.nobody.closeUpgraded()
+	var ends sync.WaitGroup
+	for _, srv := range servers {
+		ends.Go(func() {
+			if srv.Shutdown(ctx) != nil {
+				_ = srv.Close() // time is over: what is left is cut
+			}
+		})
+	}
+	ends.Wait()
+	s.cut()
+	s.requests.Wait()
+	s.background.Wait()
+	s.upstreams.close()
+}
+
+func (s *server) publicServer(l listener) *http.Server {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(l.tls)
+	srv := &http.Server{
+		Handler:           s.handle(l),
+		ReadHeaderTimeout: s.cfg.Limits.HeadTimeout,
+		// Also the only end of a silent HTTP/2 connection. There is no
+		// ReadTimeout and WriteTimeout: they would cut long uploads.
+		IdleTimeout:    s.cfg.Limits.IdleTimeout,
+		MaxHeaderBytes: max(64<<10, 2*s.cfg.Limits.Head),
+		ErrorLog:       s.proxyLog,
+		BaseContext:    func(net.Listener) context.Context { return s.base },
+		Protocols:      protocols,
+		HTTP2:          &http.HTTP2Config{MaxConcurrentStreams: 128, MaxReceiveBufferPerStream: h2Window},
+		// "OPTIONS *" is not for us either.
+		DisableGeneralOptionsHandler: true,
+	}
+	if l.tls {
+		srv.TLSConfig = &tls.Config{
+			MinVersion:     tls.VersionTLS12,
+			GetCertificate: s.authority.GetCertificate,
+			// For TLS 1.2: forward secrecy and AEAD alone.
+			CipherSuites: []uint16{
+				tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+				tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+				tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+			},
+		}
+	}
+	return srv
+}
+
+// watch tells the watchdog that the proxy lives, each time after it has
+// answered a request of its own over the control socket.
+func (s *server) watch(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	client := NewClient(s.cfg.Socket)
+	var done sync.WaitGroup
+	done.Go(func() {
+		tick := time.NewTicker(s.cfg.Watchdog / 2)
+		defer tick.Stop()
+		for {
+			if client.Healthy(ctx) == nil {
+				s.cfg.Notify("WATCHDOG=1\nSTATUS=" + s.summary())
+			}
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	return func() {
+		cancel()
+		done.Wait()
+		client.close()
+	}
+}
+
+// trouble is what is wrong at the moment, by topic.
+type trouble struct {
+	mu    sync.Mutex
+	texts map[string]string
+}
+
+func (t *trouble) set(topic string, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err == nil {
+		delete(t.texts, topic)
+		return
+	}
+	if t.texts == nil {
+		t.texts = map[string]string{}
+	}
+	t.texts[topic] = err.Error()
+}
+
+func (t *trouble) list() []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var all []string
+	for _, text := range t.texts {
+		all = append(all, text)
+	}
+	return all
+}

@@ -1,0 +1,204 @@
+package proxy
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+)
+
+// pace cuts peers that stand still or trickle. Only time that is spent waiting
+// for the peer counts, so that a slow upstream is never held against a client.
+type pace struct {
+	limits *Limits
+	spent  time.Duration
+	bytes  int64
+}
+
+// patience is how long the next read or write may take: Stall, and in all no
+// longer than Stall beyond what MinRate gives for the bytes so far.
+func (p *pace) patience() time.Duration {
+	left := p.limits.Stall + time.Duration(float64(p.bytes)/float64(p.limits.MinRate)*float64(time.Second)) - p.spent
+	return max(min(p.limits.Stall, left), time.Millisecond)
+}
+
+func (p *pace) add(n int64, took time.Duration) {
+	p.bytes += n
+	p.spent += took
+}
+
+// body is a request body with a size limit and a pace. Close does nothing, so
+// that another attempt may read it; finish ends it.
+type body struct {
+	io.ReadCloser
+	control *http.ResponseController
+	limit   int64 // 0: none
+
+	mu   sync.Mutex // held during a read: the Transport's may outlive the attempt
+	pace pace
+	read int64
+	err  error // of the client's side: io.EOF, errTooLarge, errSlow, or net/http's
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.err != nil {
+		return 0, b.err
+	}
+	// One byte more than the limit shows that there is more.
+	if b.limit > 0 && int64(len(p)) > b.limit-b.read+1 {
+		p = p[:b.limit-b.read+1]
+	}
+	start := time.Now()
+	// A connection that knows no deadlines has none to outlive either.
+	_ = b.control.SetReadDeadline(start.Add(b.pace.patience()))
+	n, err := b.ReadCloser.Read(p)
+	// Left over, a deadline would end an HTTP/1 request whose upstream is
+	// still thinking, and reset an HTTP/2 stream that is merely not read.
+	_ = b.control.SetReadDeadline(time.Time{})
+	b.pace.add(int64(n), time.Since(start))
+	b.read += int64(n)
+	switch {
+	case b.limit > 0 && b.read > b.limit:
+		b.err = errTooLarge
+		return 0, b.err
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		b.err = errSlow
+		return n, b.err
+	case err != nil:
+		b.err = err
+	}
+	return n, err
+}
+
+// Close serves the Transport, which closes the body of a failed attempt.
+func (b *body) Close() error { return nil }
+
+// finish ends a read that is under way and allows no other: after its handler
+// has returned, a request must not touch the connection. It returns how the
+// client's side ended, nil when it did not.
+func (b *body) finish() error {
+	if !b.mu.TryLock() {
+		_ = b.control.SetReadDeadline(time.Unix(1, 0))
+		b.mu.Lock()
+		_ = b.control.SetReadDeadline(time.Time{})
+	}
+	defer b.mu.Unlock()
+	err := b.err
+	if b.err == nil {
+		b.err = http.ErrBodyReadAfterClose
+	}
+	return err
+}
+
+// writer is the one wrapper around net/http's: it sets deadlines, and counts
+// for the access log. It forwards ReadFrom, without which files would be
+// copied through a buffer.
+type writer struct {
+	http.ResponseWriter
+	control *http.ResponseController
+	pace    pace
+	status  int
+	bytes   int64
+	hijack  func(net.Conn) net.Conn // nil: no upgrade allowed
+}
+
+// Chunk of ReadFrom, so that a large file does not run under one deadline.
+const readFromChunk = 256 << 10
+
+// Unwrap serves http.ResponseController.
+func (w *writer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *writer) WriteHeader(status int) {
+	// 1xx are not the answer yet.
+	if w.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
+		w.status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// timed runs one write under its deadline. The deadline is cleared directly
+// afterwards: for HTTP/2 it is a timer that fires without any pending write.
+func (w *writer) timed(write func() (int64, error)) (int64, error) {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	start := time.Now()
+	_ = w.control.SetWriteDeadline(start.Add(w.pace.patience()))
+	n, err := write()
+	_ = w.control.SetWriteDeadline(time.Time{})
+	w.pace.add(n, time.Since(start))
+	w.bytes += n
+	return n, err
+}
+
+func (w *writer) Write(p []byte) (int, error) {
+	n, err := w.timed(func() (int64, error) {
+		n, err := w.ResponseWriter.Write(p)
+		return int64(n), err
+	})
+	return int(n), err
+}
+
+// ReadFrom serves io.Copy.
+func (w *writer) ReadFrom(src io.Reader) (int64, error) {
+	inner, ok := w.ResponseWriter.(io.ReaderFrom)
+	if !ok { // HTTP/2
+		return io.Copy(struct{ io.Writer }{w}, src)
+	}
+	var total int64
+	for {
+		chunk := io.LimitedReader{R: src, N: readFromChunk}
+		n, err := w.timed(func() (int64, error) { return inner.ReadFrom(&chunk) })
+		total += n
+		if err != nil || chunk.N > 0 {
+			return total, err
+		}
+	}
+}
+
+// FlushError serves http.ResponseController and the reverse proxy.
+func (w *writer) FlushError() error {
+	_, err := w.timed(func() (int64, error) { return 0, w.control.Flush() })
+	return err
+}
+
+// Hijack hands out the connection, with what the client sent already, for a
+// websocket.
+func (w *writer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	if w.hijack == nil {
+		return nil, nil, http.ErrNotSupported
+	}
+	conn, rw, err := w.control.Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	w.status = http.StatusSwitchingProtocols
+	var early []byte
+	if n := rw.Reader.Buffered(); n > 0 {
+		early = make([]byte, n)
+		// They are buffered: it cannot fail.
+		_, _ = io.ReadFull(rw.Reader, early)
+	}
+	return w.hijack(&earlyConn{Conn: conn, early: early}), rw, nil
+}
+
+// earlyConn gives first what came in the same packet as the request.
+type earlyConn struct {
+	net.Conn
+	early []byte
+}
+
+func (c *earlyConn) Read(p []byte) (int, error) {
+	if len(c.early) > 0 {
+		n := copy(p, c.early)
+		c.early = c.early[n:]
+		return n, nil
+	}
+	return c.Conn.Read(p)
+}
