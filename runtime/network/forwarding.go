@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 
@@ -108,6 +109,9 @@ func (n *Network) applyForwarding(p *policy) error {
 				return fmt.Errorf("list the host's interfaces: %w", err)
 			}
 			for _, l := range links {
+				if l.Attrs().Flags&net.FlagLoopback != 0 {
+					continue
+				}
 				key := "net/ipv6/conf/" + l.Attrs().Name + "/accept_ra"
 				if v, err := readSysctl(key); err != nil || v != "1" {
 					continue
@@ -140,7 +144,7 @@ func (n *Network) restoreForwarding() error {
 		}
 		for _, l := range links {
 			// The kernel itself makes idle tunnel devices, which are down.
-			if t := l.Type(); t != "device" && t != "ifb" && t != "dummy" && l.Attrs().RawFlags&1 != 0 {
+			if t := l.Type(); t != "device" && t != "ifb" && t != "dummy" && l.Attrs().Flags&net.FlagUp != 0 && l.Attrs().Flags&net.FlagLoopback == 0 {
 				n.log.Info("the host's forwarding stays on, something else may use it", "interface", l.Attrs().Name, "type", t)
 				return n.forgetChanged()
 			}

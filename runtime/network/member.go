@@ -72,7 +72,7 @@ func (n *Network) attach(p *policy, member string, addresses container.Addresses
 		if err != nil {
 			return err
 		}
-		return n.configureOuter(h, outer, addresses)
+		return n.configureOuter(h, outer, member, addresses)
 	})
 	if err == nil {
 		n.step("outer end configured")
@@ -108,7 +108,7 @@ func (n *Network) ensurePair(h *netlink.Handle, member string, target *namespace
 		return nil, false, fmt.Errorf("look up the site's uplink: %w", err)
 	}
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU, attrs.Alias = name, uplink.Attrs().MTU, member
+	attrs.Name, attrs.MTU = name, uplink.Attrs().MTU
 	pair := &netlink.Veth{LinkAttrs: attrs, PeerName: memberInterface, PeerNamespace: netlink.NsFd(target.fd), PeerMTU: uint32(attrs.MTU)} //nolint:gosec // 1,280 to 65,535
 	err = h.LinkAdd(pair)
 	if errors.Is(err, unix.EEXIST) {
@@ -141,9 +141,9 @@ func leadsInto(outer netlink.Link, target *namespace) (bool, error) {
 }
 
 // configureOuter makes the site's end the gateway of this one member.
-func (n *Network) configureOuter(h *netlink.Handle, outer netlink.Link, a container.Addresses) error {
+func (n *Network) configureOuter(h *netlink.Handle, outer netlink.Link, member string, a container.Addresses) error {
 	v6 := a.V6.IsValid()
-	end := linkEnd{name: outer.Attrs().Name, mtu: outer.Attrs().MTU, v6: v6, addrs: []netip.Prefix{single(gateway4)}}
+	end := linkEnd{name: outer.Attrs().Name, alias: member, mtu: outer.Attrs().MTU, v6: v6, addrs: []netip.Prefix{single(gateway4)}}
 	end.routes = append(end.routes, netlink.Route{Dst: ipNet(single(a.V4)), Scope: unix.RT_SCOPE_LINK})
 	if v6 {
 		end.addrs = append(end.addrs, netip.PrefixFrom(gateway6, 64))

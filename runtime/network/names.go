@@ -20,7 +20,7 @@ const (
 	// siteTable is the firewall table inside a site's namespace.
 	siteTable = "tarima"
 	// aliasPrefix marks the host's interfaces that are Tarima's; the site's
-	// name follows. It is set when an interface is made, in the same message.
+	// name follows.
 	aliasPrefix = "tarima:"
 
 	// An interface name has 15 bytes and a closing zero (IFNAMSIZ is 16 in

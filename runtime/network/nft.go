@@ -198,8 +198,17 @@ func matchName(key expr.MetaKey, op expr.CmpOp, name []byte) []expr.Any {
 // established matches replies and what belongs to a connection that was let
 // through.
 func established() []expr.Any {
+	return connectionState(expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED)
+}
+
+// invalid matches packets that belong to no connection and open none, such as
+// segments outside the window. They are dropped and never refused: a reset in
+// answer to one would end a connection that is in order.
+func invalid() []expr.Any { return connectionState(expr.CtStateBitINVALID) }
+
+func connectionState(bits uint32) []expr.Any {
 	mask := make([]byte, 4)
-	binary.NativeEndian.PutUint32(mask, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED)
+	binary.NativeEndian.PutUint32(mask, bits)
 	return []expr.Any{
 		&expr.Ct{Key: expr.CtKeySTATE, Register: reg1},
 		&expr.Bitwise{SourceRegister: reg1, DestRegister: reg1, Len: 4, Mask: mask, Xor: make([]byte, 4)},

@@ -63,6 +63,7 @@ func loadSiteTable(conn *nftables.Conn, p *policy) error {
 		w.rule(forward, toInterface(siteUplink), v.is(), v.targetWithin(p.prefix(v)), v.targetIsNot(HostAddress(p.prefix(v))), refuse())
 	}
 	w.rule(forward, established(), accept())
+	w.rule(forward, invalid(), drop())
 	for _, v := range p.versions() {
 		w.rule(forward, notFromInterface(siteUplink), v.is(), isTCP(),
 			v.loadSource(v.reg[0]), v.loadTarget(v.reg[1]), loadPort(v.reg[2]), w.in("edges"+v.suffix, v.reg[0]), accept())
@@ -90,9 +91,11 @@ func loadHostTable(conn *nftables.Conn, p *policy) error {
 
 	forward := w.baseChain("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, hostFilterPriority, nftables.ChainPolicyAccept)
 	w.rule(forward, toInterface(uplink), established(), accept())
+	w.rule(forward, toInterface(uplink), invalid(), drop())
 	w.rule(forward, toInterface(uplink), refuse())
 	w.rule(forward, fromInterface(uplink), toInterfacePrefix(uplinkPrefix), refuse())
 	w.rule(forward, fromInterface(uplink), established(), accept())
+	w.rule(forward, fromInterface(uplink), invalid(), drop())
 	for _, v := range p.versions() {
 		p.addEgressRules(w, forward, v, fromInterface(uplink))
 	}
@@ -152,6 +155,7 @@ func (w *tableWriter) refusingInput(iface string) {
 	}
 	c := w.baseChain("input", nftables.ChainTypeFilter, nftables.ChainHookInput, hostFilterPriority, nftables.ChainPolicyAccept)
 	w.rule(c, where, established(), accept())
+	w.rule(c, where, invalid(), drop())
 	// The two ends of a pair find each other's hardware address by these; the
 	// kernel accepts them from the link itself only (hop limit 255).
 	for _, kind := range []byte{icmpv6NeighbourSolicitation, icmpv6NeighbourAdvertisement} {

@@ -72,7 +72,7 @@ func (n *Network) makeUplink(h *netlink.Handle, p *policy, site *namespace, mtu 
 		return err
 	}
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU, attrs.Alias = UplinkName(p.site), mtu, aliasPrefix+p.site
+	attrs.Name, attrs.MTU = UplinkName(p.site), mtu
 	pair := &netlink.Veth{LinkAttrs: attrs, PeerName: siteUplink, PeerNamespace: netlink.NsFd(site.fd), PeerMTU: uint32(mtu)} //nolint:gosec // 1,280 to 65,535
 	if err := h.LinkAdd(pair); err != nil {
 		return fmt.Errorf("make interface %s: %w", attrs.Name, err)
