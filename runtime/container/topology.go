@@ -12,6 +12,10 @@ type Topology struct {
 	Edges   []Edge
 	Doors   []Door
 	Egress  []string // members that may reach the outside; cloud metadata addresses stay refused
+	// Resolvers are name servers that Egress members may ask on port 53 even
+	// when the address is refused otherwise: on some clouds the resolver is the
+	// metadata address itself.
+	Resolvers []netip.Addr
 }
 
 // Member is a service or job with its fixed addresses.

@@ -1,0 +1,288 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+)
+
+// Level says how much a finding matters.
+type Level string
+
+// Levels of findings.
+const (
+	LevelError   Level = "error"   // the site's network does not work
+	LevelWarning Level = "warning" // something of it does not work
+	LevelInfo    Level = "info"    // worth knowing
+)
+
+// Codes of findings. They are never translated.
+const (
+	CodeRangeInUse      = "range-in-use"
+	CodeForwardDrop     = "forward-drop"
+	CodeForwardDocker   = "forward-docker"
+	CodeForwardUFW      = "forward-ufw"
+	CodeForwardFirewall = "forward-firewalld"
+	CodeForwardLegacy   = "forward-legacy"
+	CodeForwardingOff   = "forwarding-off"
+	CodeRouterAds       = "router-advertisements-ignored"
+	CodeBridgeFilter    = "bridge-netfilter"
+	CodeNoTables        = "nf-tables-missing"
+	CodeNoIPv6          = "ipv6-missing"
+	CodeNoInspection    = "inspection-failed"
+)
+
+// Finding is one fact about the host that the administrator should know.
+// Nothing of what is found is changed.
+type Finding struct {
+	Code  string `json:"code"`
+	Level Level  `json:"level"`
+	Text  string `json:"text"` // a sentence: what is so, and what follows
+	Fix   string `json:"fix,omitempty"`
+	// Args are the names in Text and Fix, for translations by Code.
+	Args map[string]string `json:"args,omitempty"`
+}
+
+// Wanted is what the host is asked to carry.
+type Wanted struct {
+	Site     string
+	Prefixes []netip.Prefix
+	// Egress: some member is to reach the outside.
+	Egress bool
+}
+
+// Inspect looks for what on this host stands in the way of a site's network,
+// most important first. It needs root to see the firewall and changes nothing.
+func (n *Network) Inspect(ctx context.Context, wanted Wanted) []Finding {
+	var found []Finding
+	add := func(fs []Finding, what string, err error) {
+		found = append(found, fs...)
+		if err != nil {
+			found = append(found, Finding{
+				Code: CodeNoInspection, Level: LevelWarning, Text: fmt.Sprintf("The %s of this host could not be looked at: %v.", what, err),
+				Fix: "Run this as root.", Args: map[string]string{"what": what, "error": err.Error()},
+			})
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		add(nil, "network", err)
+		return found
+	}
+	err := n.host.do(func(h *netlink.Handle) error {
+		fs, err := inspectRanges(h, wanted)
+		add(fs, "routes", err)
+		fs, err = inspectFirewall(wanted)
+		add(fs, "firewall", err)
+		fs, err = inspectForwarding(h, wanted)
+		add(fs, "forwarding", err)
+		return nil
+	})
+	if err != nil {
+		add(nil, "network namespace", err)
+	}
+	rank := map[Level]int{LevelError: 0, LevelWarning: 1, LevelInfo: 2}
+	slices.SortStableFunc(found, func(a, b Finding) int { return rank[a.Level] - rank[b.Level] })
+	return found
+}
+
+func inspectRanges(h *netlink.Handle, wanted Wanted) ([]Finding, error) {
+	own := func(l netlink.Link) bool {
+		return l.Attrs().Name == UplinkName(wanted.Site) && l.Attrs().Alias == aliasPrefix+wanted.Site
+	}
+	var found []Finding
+	for _, p := range wanted.Prefixes {
+		if !p.IsValid() {
+			continue
+		}
+		if p.Addr().Is6() && !haveIPv6() {
+			found = append(found, Finding{
+				Code: CodeNoIPv6, Level: LevelError, Text: fmt.Sprintf("IPv6 is switched off on this host, but the site is to use %s.", p),
+				Fix: "Leave the IPv6 range out of the site file, or switch IPv6 on.", Args: map[string]string{"range": p.String()},
+			})
+			continue
+		}
+		overlaps, err := hostOverlaps(h, p, own)
+		if err != nil {
+			return found, err
+		}
+		for _, o := range overlaps {
+			found = append(found, Finding{
+				Code: CodeRangeInUse, Level: LevelError,
+				Text: fmt.Sprintf("The site's address range %s overlaps %s on this host.", p, o),
+				Fix:  "Choose another range in the site file.",
+				Args: map[string]string{"range": p.String(), "other": o.Prefix.String(), "where": o.Where},
+			})
+		}
+	}
+	return found, nil
+}
+
+// inspectFirewall finds foreign rules that drop what egress needs. They are
+// looked for only when egress is wanted: edges and doors never pass the host's
+// forward hook.
+func inspectFirewall(wanted Wanted) ([]Finding, error) {
+	conn, err := nftables.New(nftables.AsLasting())
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = conn.CloseLasting() }()
+	chains, err := conn.ListChains()
+	if err != nil {
+		if err = asUnsupported(err); errors.Is(err, ErrUnsupported) {
+			return []Finding{{
+				Code: CodeNoTables, Level: LevelError, Text: "This kernel has no nf_tables, without which Tarima cannot separate containers.",
+				Fix: "Install a kernel of version 5.2 or later with the module nf_tables.",
+			}}, nil
+		}
+		return nil, err
+	}
+	var found []Finding
+	if _, err := os.Stat(filepath.Join(sysctlRoot, "net/bridge/bridge-nf-call-iptables")); err == nil {
+		found = append(found, Finding{
+			Code: CodeBridgeFilter, Level: LevelInfo,
+			Text: "br_netfilter is loaded: the firewall sees the traffic of bridges. Tarima uses no bridge and works with and without it.",
+		})
+	}
+	if !wanted.Egress {
+		return found, nil
+	}
+	found = append(found, forwardFindings(chains, UplinkName(wanted.Site))...)
+	// The file is the namespace's own; it lists what iptables-legacy has loaded.
+	if names, err := os.ReadFile("/proc/thread-self/net/ip_tables_names"); err == nil && slices.Contains(strings.Fields(string(names)), "filter") {
+		found = append(found, Finding{
+			Code: CodeForwardLegacy, Level: LevelInfo,
+			Text: "Rules of iptables-legacy are loaded, which cannot be read here. If they drop forwarded packets, services with egress do not reach the outside.",
+			Fix:  "Look at them with: iptables-legacy -S FORWARD",
+		})
+	}
+	return found, nil
+}
+
+// forwardFindings judges the chains of a host.
+func forwardFindings(chains []*nftables.Chain, uplink string) []Finding {
+	var docker, ufw, firewalld bool
+	var dropping []string
+	for _, c := range chains {
+		switch {
+		case c.Table == nil || strings.HasPrefix(c.Table.Name, "tarima_"):
+			continue
+		case strings.HasPrefix(c.Name, "DOCKER"):
+			docker = true
+		case strings.HasPrefix(c.Name, "ufw-"), strings.HasPrefix(c.Name, "ufw6-"):
+			ufw = true
+		case c.Table.Name == "firewalld":
+			firewalld = true
+		}
+		if isForward(c) && c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop {
+			dropping = append(dropping, familyName(c.Table.Family)+" "+c.Table.Name+" "+c.Name)
+		}
+	}
+	var found []Finding
+	add := func(code, text, fix string) {
+		found = append(found, Finding{
+			Code: code, Level: LevelWarning, Text: text, Fix: fix,
+			Args: map[string]string{"interface": uplink, "chains": strings.Join(dropping, ", ")},
+		})
+	}
+	// Docker and ufw show by their chains even when switched off: the policy decides.
+	if ufw && len(dropping) > 0 {
+		add(CodeForwardUFW,
+			"ufw is active and drops forwarded packets, so that services with egress do not reach the outside.",
+			"ufw route allow in on "+uplink)
+	}
+	if docker && len(dropping) > 0 {
+		add(CodeForwardDocker,
+			"Docker has set the policy of the FORWARD chain to drop, so that services with egress do not reach the outside.",
+			"iptables -I DOCKER-USER -i "+uplink+" -j ACCEPT; iptables -I DOCKER-USER -o "+uplink+" -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT")
+	}
+	if firewalld {
+		add(CodeForwardFirewall,
+			"firewalld is active and refuses forwarded packets of interfaces in no zone that allows them, so that services with egress may not reach the outside.",
+			"firewall-cmd --permanent --zone=trusted --add-interface="+uplink+" && firewall-cmd --reload")
+	}
+	if len(dropping) > 0 && !ufw && !docker {
+		add(CodeForwardDrop,
+			"Forwarded packets are dropped by the policy of "+strings.Join(dropping, ", ")+", so that services with egress do not reach the outside.",
+			"Accept in that chain what comes in by "+uplink+", and established connections that go out by it.")
+	}
+	return found
+}
+
+func isForward(c *nftables.Chain) bool {
+	switch c.Table.Family {
+	case nftables.TableFamilyIPv4, nftables.TableFamilyIPv6, nftables.TableFamilyINet:
+		return c.Hooknum != nil && *c.Hooknum == *nftables.ChainHookForward
+	default:
+		return false // other families have other hooks under the same number
+	}
+}
+
+func familyName(f nftables.TableFamily) string {
+	switch f {
+	case nftables.TableFamilyIPv4:
+		return "ip"
+	case nftables.TableFamilyIPv6:
+		return "ip6"
+	default:
+		return "inet"
+	}
+}
+
+func inspectForwarding(h *netlink.Handle, wanted Wanted) ([]Finding, error) {
+	if !wanted.Egress {
+		return nil, nil
+	}
+	uplink, err := findLink(h, UplinkName(wanted.Site))
+	if err != nil {
+		return nil, err
+	}
+	var found []Finding
+	for _, p := range wanted.Prefixes {
+		key := forward4
+		if p.IsValid() && p.Addr().Is6() {
+			key = forward6
+		}
+		// Before the first start it is off and will be switched on.
+		if v, err := readSysctl(key); !p.IsValid() || err != nil || v != "0" || uplink == nil {
+			continue
+		}
+		found = append(found, Finding{
+			Code: CodeForwardingOff, Level: LevelWarning,
+			Text: fmt.Sprintf("Forwarding is switched off on this host (%s is 0), so that services with egress do not reach the outside.", strings.ReplaceAll(key, "/", ".")),
+			Fix:  "Look in /etc/sysctl.conf and /etc/sysctl.d for what switches it off, then: tarima apply",
+			Args: map[string]string{"key": strings.ReplaceAll(key, "/", ".")},
+		})
+	}
+	if v, err := readSysctl(forward6); err != nil || v != "1" {
+		return found, nil
+	}
+	links, err := h.LinkList()
+	if err != nil {
+		return found, fmt.Errorf("list the host's interfaces: %w", err)
+	}
+	for _, l := range links {
+		name := l.Attrs().Name
+		if l.Attrs().Flags&net.FlagLoopback != 0 || l.Attrs().Flags&net.FlagUp == 0 || strings.HasPrefix(name, uplinkPrefix) {
+			continue
+		}
+		if v, err := readSysctl("net/ipv6/conf/" + name + "/accept_ra"); err != nil || v != "1" {
+			continue
+		}
+		found = append(found, Finding{
+			Code: CodeRouterAds, Level: LevelWarning,
+			Text: fmt.Sprintf("IPv6 forwarding is on and %s has accept_ra 1: the kernel ignores router advertisements there, and the host may lose its IPv6 default route.", name),
+			Fix:  "sysctl net.ipv6.conf." + name + ".accept_ra=2, unless a network service handles them itself",
+			Args: map[string]string{"interface": name},
+		})
+	}
+	return found, nil
+}

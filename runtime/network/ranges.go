@@ -1,0 +1,126 @@
+package network
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Routes shorter than this are ways to everywhere (VPNs split the default route
+// into two or more), not ranges in use.
+const (
+	shortestRange4 = 8
+	shortestRange6 = 7
+)
+
+// overlap is a range of the host that a site's range collides with.
+type overlap struct {
+	Prefix netip.Prefix
+	Where  string // for people: "route by eth0", "address of eth0"
+}
+
+func (o overlap) String() string { return o.Prefix.String() + " (" + o.Where + ")" }
+
+// hostOverlaps finds the routes and addresses of this thread's namespace that
+// overlap p, save those by an interface for which own is true.
+func hostOverlaps(h *netlink.Handle, p netip.Prefix, own func(netlink.Link) bool) ([]overlap, error) {
+	fam, shortest := netlink.FAMILY_V4, shortestRange4
+	if p.Addr().Is6() {
+		fam, shortest = netlink.FAMILY_V6, shortestRange6
+	}
+	// Table 0 means all of them: policy routing and the local addresses too.
+	routes, err := h.RouteListFiltered(fam, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+	if err != nil {
+		return nil, fmt.Errorf("list the host's routes: %w", err)
+	}
+	links, err := h.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("list the host's interfaces: %w", err)
+	}
+	byIndex := make(map[int]netlink.Link, len(links))
+	for _, l := range links {
+		byIndex[l.Attrs().Index] = l
+	}
+	var found []overlap
+	for _, r := range routes {
+		dst, ok := prefixOf(r.Dst)
+		if !ok || dst.Bits() < shortest || !dst.Overlaps(p) {
+			continue
+		}
+		kind := ""
+		switch r.Type {
+		case unix.RTN_UNICAST:
+			kind = "route by "
+		case unix.RTN_LOCAL:
+			kind = "address of "
+		default:
+			continue // blackholes hold a range free; broadcast belongs to an address
+		}
+		// Routes with several next hops have none of their own.
+		name := "several interfaces"
+		if l := byIndex[r.LinkIndex]; l != nil {
+			if own(l) {
+				continue
+			}
+			name = l.Attrs().Name
+		}
+		o := overlap{dst, kind + name}
+		if !slices.Contains(found, o) {
+			found = append(found, o)
+		}
+	}
+	return found, nil
+}
+
+// checkRanges refuses a site whose range the host uses for something else. A
+// site that has its routes already is not refused: it runs, and what came
+// later has only the less specific route.
+func (n *Network) checkRanges(h *netlink.Handle, p *policy) error {
+	uplink, err := ownUplink(h, p.site)
+	if err != nil {
+		return err
+	}
+	own := func(l netlink.Link) bool { return uplink != nil && l.Attrs().Index == uplink.Attrs().Index }
+	for _, prefix := range []netip.Prefix{p.prefix4, p.prefix6} {
+		if !prefix.IsValid() {
+			continue
+		}
+		found, err := hostOverlaps(h, prefix, own)
+		if err != nil {
+			return err
+		}
+		if len(found) == 0 {
+			continue
+		}
+		names := make([]string, len(found))
+		for i, o := range found {
+			names[i] = o.String()
+		}
+		routed, err := hasRoute(h, uplink, prefix)
+		if err != nil {
+			return err
+		}
+		if routed {
+			n.log.Warn("the site's address range overlaps others of this host", "site", p.site, "range", prefix, "overlaps", names)
+			continue
+		}
+		return fmt.Errorf("%w: %s overlaps %s; choose another range", ErrRangeInUse, prefix, strings.Join(names, ", "))
+	}
+	return nil
+}
+
+// hasRoute says whether the host reaches the range by the uplink already.
+func hasRoute(h *netlink.Handle, uplink netlink.Link, p netip.Prefix) (bool, error) {
+	if uplink == nil {
+		return false, nil
+	}
+	routes, err := h.RouteList(uplink, netlink.FAMILY_ALL)
+	if err != nil {
+		return false, fmt.Errorf("list routes of interface %s: %w", uplink.Attrs().Name, err)
+	}
+	return slices.ContainsFunc(routes, func(r netlink.Route) bool { return sameTarget(r.Dst, ipNet(p)) }), nil
+}
