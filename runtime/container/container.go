@@ -82,6 +82,8 @@ const (
 	LabelGeneration = "tarima/generation" // generation of the applied site file
 	LabelSpec       = "tarima/spec"       // the Spec as JSON, less its secrets
 	LabelReason     = "tarima/reason"     // jobs: the content hash that it runs for
+	LabelRestart    = "tarima/restart"    // count of requested restarts that this container answers
+	LabelRequires   = "tarima/requires"   // names that it requires, joined by commas: the order of a stop
 )
 
 // ID is the container's name in the engine: SITE.NAME.

@@ -52,6 +52,7 @@ const (
 	ProbeFailed   EventKind = "probe-failed"
 	ProbePassed   EventKind = "probe-passed"
 	Restarted     EventKind = "restarted"
+	StartFailed   EventKind = "start-failed"
 	Stopped       EventKind = "stopped"
 	Adopted       EventKind = "adopted"
 	Failing       EventKind = "failing"

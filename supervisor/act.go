@@ -1,0 +1,305 @@
+package supervisor
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"tarima/runtime/container"
+	"tarima/store/record"
+)
+
+// Deadlines of operations. One that is past its deadline is reported, and its
+// context has ended; it stays in flight until it returns.
+const (
+	startDeadline   = 2 * time.Minute
+	networkDeadline = 30 * time.Second
+	removeDeadline  = 30 * time.Second
+	limitsDeadline  = 15 * time.Second
+	finishDeadline  = 45 * time.Second
+	pullDeadline    = 3 * time.Hour
+	stopMargin      = 30 * time.Second // beyond the service's own patience
+	defaultPatience = 30 * time.Second
+	retryBase       = time.Second
+	retryCap        = 2 * time.Minute
+)
+
+// begin runs an operation on a goroutine of its own. run works without the
+// lock and returns what is to be done with it at the end. With track, the key
+// is a service or job that is in flight until then.
+func (s *Supervisor) begin(key string, op Operation, track bool, run func(context.Context) func()) {
+	op.Started = time.Now()
+	if track {
+		s.inFlight[key] = op
+	}
+	parent := s.ctx
+	s.ops.Go(func() {
+		ctx, cancel := context.WithDeadline(parent, op.Deadline)
+		defer cancel()
+		done := run(ctx)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if track {
+			delete(s.inFlight, key)
+			delete(s.overdue, key)
+		}
+		done()
+		s.wake()
+	})
+}
+
+// watchOperations reports operations that have not returned by their deadline.
+func (s *Supervisor) watchOperations(now time.Time) time.Time {
+	var next time.Time
+	for name, op := range s.inFlight {
+		if now.Before(op.Deadline) {
+			next = soonest(next, op.Deadline)
+			continue
+		}
+		if _, told := s.overdue[name]; !told {
+			s.overdue[name] = fmt.Sprintf("%s of %s has not returned for %s", op.Action, name, now.Sub(op.Started).Round(time.Second))
+			s.tell(record.Trouble, name, s.overdue[name], now)
+		}
+	}
+	return next
+}
+
+// act begins a step.
+func (s *Supervisor) act(step Step, now time.Time) {
+	name := step.Name
+	switch step.Action {
+	case ActionNetwork:
+		s.applyNetwork(now)
+	case ActionPull:
+		s.pull(step.Image, name, now)
+	case ActionStart:
+		s.start(s.site.services[name], step, now)
+	case ActionDrain:
+		s.drains[name] = Drain{Since: now}
+		s.wake()
+	case ActionStop:
+		s.stop(step, now)
+	case ActionRemove:
+		s.remove(name, now)
+	case ActionLimits:
+		s.limits(s.site.services[name], now)
+	case ActionJob:
+		s.startJob(s.site.jobs[name], now)
+	case ActionFinish:
+		s.finishJob(s.site.jobs[name], now)
+	}
+}
+
+// ran notes how a step of name went: after a failure the next one waits.
+func (s *Supervisor) ran(name string, err error, what string) {
+	if err == nil {
+		delete(s.failures, name)
+		delete(s.retry, name)
+		return
+	}
+	s.failures[name]++
+	s.retry[name] = time.Now().Add(retryWait(s.failures[name]))
+	s.relist = time.Now() // whatever it left behind
+	h := s.history[name]
+	h.Why = fmt.Sprintf("%s: %v", what, err)
+	s.history[name] = h
+	s.tell(record.Trouble, name, h.Why, time.Now())
+}
+
+func retryWait(failures int) time.Duration {
+	if failures > 16 {
+		return retryCap
+	}
+	return min(retryBase<<max(failures-1, 0), retryCap)
+}
+
+func (s *Supervisor) applyNetwork(now time.Time) {
+	t := s.site.Topology
+	s.network.Applying = true
+	s.begin("network", Operation{Action: ActionNetwork, Deadline: now.Add(networkDeadline)}, false, func(ctx context.Context) func() {
+		err := s.cfg.Network.Apply(ctx, t)
+		return func() {
+			s.network.Applying = false
+			if err != nil {
+				s.netTries++
+				s.network.Why = err.Error()
+				s.network.RetryAt = time.Now().Add(retryWait(s.netTries))
+				s.trouble("network", "network: "+err.Error())
+				return
+			}
+			// The desired topology may have changed while this one was made.
+			s.network = NetworkState{Ready: hashOf(t) == hashOf(s.site.Topology)}
+			s.netTries = 0
+			s.trouble("network", "")
+		}
+	})
+}
+
+// launch makes the spec ready for the engine: the pinned digest, and the
+// request that this start answers.
+func (s *Supervisor) launch(spec container.Spec) container.Spec {
+	if digest := s.images[spec.Image].Digest; digest != "" {
+		spec.Image = pinned(spec.Image, digest)
+	}
+	labels := make(map[string]string, len(spec.Labels)+1)
+	for k, v := range spec.Labels {
+		labels[k] = v
+	}
+	if r := restartLabel(s.intents[spec.Name].Restart); r != "" && spec.Kind == container.Service {
+		labels[container.LabelRestart] = r
+	}
+	spec.Labels = labels
+	return spec
+}
+
+// run starts a container with its interface.
+func (s *Supervisor) run(ctx context.Context, spec container.Spec) (container.Status, error) {
+	// An earlier container of that name may have left its interface.
+	if err := s.cfg.Network.Detach(ctx, spec.Site, spec.Name); err != nil {
+		return container.Status{}, fmt.Errorf("detach %s from the network: %w", spec.Name, err)
+	}
+	st, err := s.cfg.Engine.Start(ctx, spec, func(pid int) error {
+		return s.cfg.Network.Attach(ctx, spec.Site, spec.Name, pid)
+	})
+	if err != nil {
+		return st, fmt.Errorf("start %s: %w", spec.Name, err)
+	}
+	return st, nil
+}
+
+func (s *Supervisor) start(svc *Service, step Step, now time.Time) {
+	name, ref := svc.Spec.Name, svc.Spec.Image
+	spec := s.launch(svc.Spec)
+	delete(s.lastExit, name)
+	s.begin(name, Operation{Action: ActionStart, Cause: step.Cause, Deadline: now.Add(startDeadline)}, true, func(ctx context.Context) func() {
+		st, err := s.run(ctx, spec)
+		return func() {
+			if ctx.Err() != nil && s.ctx.Err() != nil {
+				return // the daemon ends; the next one looks for itself
+			}
+			s.own[name] = true
+			if err != nil {
+				s.startFailed(svc, ref, err)
+				return
+			}
+			s.startedNow(svc, st, step)
+		}
+	})
+}
+
+func (s *Supervisor) startFailed(svc *Service, ref string, err error) {
+	name, now := svc.Spec.Name, time.Now()
+	h := s.history[name]
+	before := s.cfg.Policy.Failing(h)
+	h.StartedAt = time.Time{} // it never ran, so nothing is forgotten for its quiet time
+	h = s.cfg.Policy.Failed(name, h, now, err.Error())
+	if d := retryWait(h.Failures); h.NextStart.Before(now.Add(d)) && h.Failures == 1 {
+		h.NextStart = now.Add(d) // an engine that refuses is not asked again at once
+	}
+	s.history[name] = h
+	s.tell(record.StartFailed, name, h.Why, now)
+	if !before && s.cfg.Policy.Failing(h) {
+		s.tell(record.Failing, name, fmt.Sprintf("it could not be started %d times in a row; last: %s", h.Failures, h.Why), now)
+	}
+	s.doubtImage(ref)
+	s.relist = now
+}
+
+// doubtImage has an image looked for again: its absence may be why a start failed.
+func (s *Supervisor) doubtImage(ref string) {
+	image := s.images[ref]
+	image.Present = false
+	s.images[ref] = image
+}
+
+func (s *Supervisor) startedNow(svc *Service, st container.Status, step Step) {
+	name := svc.Spec.Name
+	h := s.history[name]
+	h.StartedAt = st.Started
+	h.Crashed = false
+	kind, reason := record.Started, step.Reason
+	if step.Cause == CauseCrashed {
+		kind = record.Restarted
+		h.Restarts++
+	}
+	s.history[name] = h
+	s.health[name] = Health{}
+	s.ready[name] = false
+	s.see(name, st)
+	s.tell(kind, name, reason, st.Started)
+	if exit, ended := s.lastExit[name]; ended && st.State == container.Running && !exit.At.Before(st.Started) {
+		s.end(name, exit)
+	}
+	delete(s.lastExit, name)
+	s.pin(svc.Spec.Image, st.Image)
+}
+
+func (s *Supervisor) limits(svc *Service, now time.Time) {
+	name, spec := svc.Spec.Name, svc.Spec
+	hash := spec.Labels[container.LabelLimitsHash]
+	s.begin(name, Operation{Action: ActionLimits, Deadline: now.Add(limitsDeadline)}, true, func(ctx context.Context) func() {
+		err := s.cfg.Engine.Update(ctx, spec.ID(), spec.Limits)
+		return func() {
+			s.ran(name, err, "its limits cannot be changed")
+			if err != nil {
+				return
+			}
+			st := s.observed[name]
+			labels := map[string]string{}
+			for k, v := range st.Labels {
+				labels[k] = v
+			}
+			labels[container.LabelLimitsHash] = hash
+			st.Labels = labels
+			if st.State != "" {
+				s.see(name, st)
+			}
+			s.tell(record.LimitsChanged, name, "its limits were changed while it runs", time.Now())
+		}
+	})
+}
+
+func (s *Supervisor) remove(name string, now time.Time) {
+	id := container.ID(s.cfg.Site, name)
+	s.begin(name, Operation{Action: ActionRemove, Deadline: now.Add(removeDeadline)}, true, func(ctx context.Context) func() {
+		err := s.discard(ctx, id, name)
+		return func() {
+			if s.ctx.Err() != nil {
+				return
+			}
+			s.ran(name, err, "what is left of it cannot be removed")
+			if err == nil {
+				s.forget(name)
+			}
+		}
+	})
+}
+
+// discard deletes an ended container with its interface.
+func (s *Supervisor) discard(ctx context.Context, id, name string) error {
+	if err := s.cfg.Engine.Remove(ctx, id); err != nil {
+		return fmt.Errorf("remove the container: %w", err)
+	}
+	if err := s.cfg.Network.Detach(ctx, s.cfg.Site, name); err != nil {
+		return fmt.Errorf("detach from the network: %w", err)
+	}
+	return nil
+}
+
+// forget drops what the loop remembers of a container that is gone.
+func (s *Supervisor) forget(name string) {
+	s.counter++
+	s.touched[name] = s.counter
+	delete(s.observed, name)
+	delete(s.lastExit, name)
+	delete(s.lastOOM, name)
+	if s.site == nil || s.site.services[name] == nil && s.site.jobs[name] == nil {
+		delete(s.own, name)
+		delete(s.history, name)
+		delete(s.past, name)
+		delete(s.health, name)
+		delete(s.ready, name)
+		delete(s.since, name)
+		delete(s.wanted, name)
+	}
+}

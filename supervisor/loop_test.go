@@ -1,0 +1,208 @@
+package supervisor
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"tarima/proxy/routes"
+	"tarima/runtime/container"
+	"tarima/store/record"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestFirstBootComesUpInDependencyOrder(t *testing.T) {
+	bubble(t, func(r *rig) {
+		r.engine.setAct("mysql", behaviour{readyAfter: 20 * time.Second})
+		r.engine.setAct("lms", behaviour{readyAfter: 30 * time.Second})
+		r.boot()
+		r.mustApply(demo())
+		r.until(OverallReady, 10*time.Minute)
+		done := r.engine.done()
+		before := func(a, b string) {
+			t.Helper()
+			i, j := slices.Index(done, a), slices.Index(done, b)
+			if i < 0 || j < 0 || i > j {
+				t.Errorf("%q is not before %q in %q", a, b, done)
+			}
+		}
+		before("start mysql", "start mysql-init")
+		before("start mysql-init", "start lms-migrate")
+		before("start lms-migrate", "start cms-migrate")
+		before("start lms-migrate", "start lms")
+		before("start cms-migrate", "start cms")
+		if got := r.router.state("lms.example.test"); got != routes.Ready {
+			t.Errorf("the LMS is routed as %q", got)
+		}
+		if len(done) != 9 {
+			t.Errorf("steps: %q", done)
+		}
+		steps, err := r.Plan(t.Context())
+		if err != nil || len(steps) != 0 {
+			t.Errorf("plan at rest: %v, %v", steps, err)
+		}
+		for name, j := range r.store.jobs {
+			if j.State != record.JobSucceeded || j.Attempts != 1 {
+				t.Errorf("job %s: %+v", name, j)
+			}
+		}
+	})
+}
+
+func TestKilledServiceIsRestartedAtOnceAndAlone(t *testing.T) {
+	bubble(t, func(r *rig) {
+		r.boot()
+		r.mustApply(demo())
+		r.until(OverallReady, time.Minute)
+		pids := r.engine.running()
+		r.engine.kill("lms")
+		pass(time.Second)
+		after := r.engine.running()
+		for name, pid := range pids {
+			if (after[name] != pid) != (name == "lms") {
+				t.Errorf("%s: process %d before, %d after", name, pid, after[name])
+			}
+		}
+		if after["lms"] == 0 {
+			t.Error("the LMS does not run")
+		}
+		got := r.store.kinds("lms")
+		want := []record.EventKind{record.Started, record.ProbePassed, record.ExitedEvent, record.Restarted, record.ProbePassed}
+		if !slices.Equal(got, want) {
+			t.Errorf("history: %v, want %v", got, want)
+		}
+		exits := r.store.find("lms", record.ExitedEvent)
+		if len(exits) != 1 || exits[0].ExitCode == nil || *exits[0].ExitCode != 137 || len(exits[0].LogTail) == 0 {
+			t.Errorf("exit event: %+v", exits)
+		}
+		if st := r.service("lms"); st.Restarts != 1 {
+			t.Errorf("restarts: %d", st.Restarts)
+		}
+	})
+}
+
+func TestRestartedDaemonAdoptsEverything(t *testing.T) {
+	bubble(t, func(r *rig) {
+		r.boot()
+		r.mustApply(demo())
+		r.until(OverallReady, time.Minute)
+		pids := r.engine.running()
+		r.die()
+		r.engine.forgetLog()
+		puts := len(r.router.snapshots())
+		r.boot()
+		r.reapply(demo())
+		pass(time.Minute)
+		r.until(OverallReady, time.Second)
+		if done := r.engine.done(); len(done) != 0 {
+			t.Errorf("an adoption did %q", done)
+		}
+		for name, pid := range r.engine.running() {
+			if pids[name] != pid {
+				t.Errorf("%s has another process", name)
+			}
+		}
+		for _, snapshot := range r.router.snapshots()[puts:] {
+			for _, h := range snapshot.Hosts {
+				if h.State != routes.Ready {
+					t.Errorf("%s was routed as %s during the adoption", h.Name, h.State)
+				}
+			}
+		}
+		if got := r.store.find("lms", record.Adopted); len(got) != 1 {
+			t.Errorf("adopted events: %v", got)
+		}
+	})
+}
+
+func TestExitWhileTheDaemonIsDeadIsKnownAfterwards(t *testing.T) {
+	bubble(t, func(r *rig) {
+		r.boot()
+		r.mustApply(demo())
+		r.until(OverallReady, time.Minute)
+		r.die()
+		r.engine.kill("redis")
+		at := time.Now()
+		pass(time.Hour)
+		r.boot()
+		r.reapply(demo())
+		pass(10 * time.Second)
+		r.until(OverallReady, time.Minute)
+		exits := r.store.find("redis", record.ExitedEvent)
+		if len(exits) != 1 || *exits[0].ExitCode != 137 || !exits[0].At.Equal(at) {
+			t.Errorf("exit events: %+v, want one with code 137 at %s", exits, at)
+		}
+	})
+}
+
+func TestRebootBringsAllBackInOrder(t *testing.T) {
+	bubble(t, func(r *rig) {
+		r.boot()
+		r.mustApply(demo())
+		r.until(OverallReady, time.Minute)
+		r.die()
+		r.engine.mu.Lock()
+		for _, c := range r.engine.containers { // records without processes
+			c.status.State, c.status.PID = container.Missing, 0
+			c.status.Exit = &container.Exit{Code: -1, Unknown: true}
+		}
+		r.engine.mu.Unlock()
+		r.engine.forgetLog()
+		r.boot()
+		r.reapply(demo())
+		r.until(OverallReady, time.Minute)
+		done := r.engine.done()
+		if len(done) != 6 || slices.Index(done, "start mysql") > slices.Index(done, "start lms") {
+			t.Errorf("after the reboot: %q", done)
+		}
+		if st := r.service("lms"); st.Restarts != 0 {
+			t.Errorf("a reboot counts as %d restarts", st.Restarts)
+		}
+	})
+}
+
+func TestCrashLoopBacksOffFailsVisiblyAndHeals(t *testing.T) {
+	bubble(t, func(r *rig) {
+		r.boot()
+		r.mustApply(demo())
+		r.until(OverallReady, time.Minute)
+		r.engine.forgetLog()
+		r.engine.setAct("lms", behaviour{exitAfter: 100 * time.Millisecond, exitCode: 3})
+		r.engine.kill("lms")
+		pass(30 * time.Minute)
+		st := r.service("lms")
+		if st.State != StateFailing || st.Why != "ended with exit code 3" || len(st.LogTail) == 0 || st.Next.IsZero() {
+			t.Errorf("status: %+v", st)
+		}
+		// 0, 1, 2, 4 … 256 s, then every 300 s (each a fifth more or less).
+		starts := len(r.engine.done())
+		if starts < 12 || starts > 18 {
+			t.Errorf("%d starts in 30 minutes", starts)
+		}
+		if r.router.state("lms.example.test") != routes.Down {
+			t.Error("visitors of a failing service are not told at once")
+		}
+		if r.Status().Overall != OverallDegraded {
+			t.Errorf("overall: %s", r.Status().Overall)
+		}
+		if n := len(r.store.find("lms", record.Failing)); n != 1 {
+			t.Errorf("%d failing events", n)
+		}
+		r.engine.setAct("lms", behaviour{})
+		pass(7 * time.Minute)
+		r.until(OverallReady, 15*time.Minute)
+		// After the quiet time the series is forgotten.
+		pass(10 * time.Minute)
+		if n := len(r.store.find("lms", record.Recovered)); n != 1 {
+			t.Errorf("%d recovered events", n)
+		}
+		r.engine.kill("lms")
+		pass(100 * time.Millisecond)
+		if r.engine.running()["lms"] == 0 {
+			t.Error("the first restart of a new series does not come at once")
+		}
+	})
+}
