@@ -3,6 +3,7 @@ package supervisor
 import (
 	"time"
 
+	"tarima/proxy/routes"
 	"tarima/runtime/container"
 )
 
@@ -15,6 +16,9 @@ type Desired struct {
 	Jobs       []Job
 	Routes     []Route
 	Egress     []string // services that may reach the outside
+	// TLS and Page go to the proxy with the routes as they are.
+	TLS  routes.TLS
+	Page routes.Page
 }
 
 // Service is one supervised container with its probes and its place in the
@@ -31,8 +35,11 @@ type Service struct {
 	// Reaches are further services that this one may speak to without needing
 	// them to start.
 	Reaches []string
-	Ports   []uint16 // TCP ports that others and the host may be allowed to
-	Probes  Probes
+	// RestartWith are services whose replacement replaces this one too. Without
+	// it a service is left alone when one that it requires is replaced.
+	RestartWith []string
+	Ports       []uint16 // TCP ports that others and the host may be allowed to
+	Probes      Probes
 	// Database services are restarted for a failed probe only after a long
 	// grace, and are stopped with patience.
 	Database bool
@@ -60,7 +67,6 @@ type Probes struct {
 // ProbeKind is how a probe asks.
 type ProbeKind string
 
-// Kinds of probes.
 const (
 	ProbeHTTP  ProbeKind = "http"
 	ProbeTCP   ProbeKind = "tcp" // readiness only: a stopped process still accepts
@@ -73,15 +79,20 @@ const (
 
 // Probe is one question with its rhythm.
 type Probe struct {
-	Kind     ProbeKind
-	Port     uint16
-	Path     string // http
-	Host     string // http: Host header
-	Exec     []string
-	Interval time.Duration
-	Timeout  time.Duration
+	Kind ProbeKind
+	Port uint16
+	Path string // http
+	Host string // http: Host header
+	Exec []string
+	// PasswordFile holds the password of a Redis that wants one (host path,
+	// read for each question). Without it, a demand for a password counts as
+	// the answer of a working server.
+	PasswordFile string
+	Interval     time.Duration // 0: 10 s
+	Timeout      time.Duration // 0: 5 s
 	// Grace is how long the question may fail before it counts: failure time,
-	// not a number of failures.
+	// not a number of failures. 0 means: startup 10 min, readiness 0 s,
+	// liveness 30 s. A database's liveness has at least Policy.DatabaseGrace.
 	Grace time.Duration
 }
 
