@@ -78,7 +78,7 @@ func upgrade(r *http.Request) (websocket bool) {
 	if values := h["Upgrade"]; len(values) > 0 {
 		if r.Method == http.MethodGet && r.ProtoMajor == 1 && len(values) == 1 &&
 			strings.EqualFold(values[0], "websocket") && hasToken(h["Connection"], "upgrade") {
-			h["Connection"] = []string{"Upgrade"}
+			h["Connection"], h["Upgrade"] = []string{"Upgrade"}, []string{"websocket"}
 			return true
 		}
 		delete(h, "Upgrade")

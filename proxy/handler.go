@@ -34,6 +34,7 @@ type exchange struct {
 	client client
 	start  time.Time
 	table  *table
+	body   *body // nil: none
 
 	upstream string
 	held     time.Duration
@@ -52,6 +53,11 @@ func (s *server) handle(l listener) http.Handler {
 			w:      &writer{ResponseWriter: rw, control: control, pace: pace{limits: &s.cfg.Limits}},
 			client: s.clientOf(r, l),
 		}
+		if r.ContentLength != 0 {
+			x.body = newBody(r, control, &s.cfg.Limits)
+			x.w.body, r.Body = x.body, x.body
+			defer func() { _ = x.body.finish() }() // told where it matters
+		}
 		defer x.log()
 		x.serve(l)
 	})
@@ -69,6 +75,7 @@ func (x *exchange) serve(l listener) {
 		return
 	}
 	clean(r.Header)
+	clean(r.Trailer)
 	websocket := upgrade(r)
 	d, ok := x.table.find(r.Host, r.URL.Path)
 	if !ok {
@@ -130,13 +137,8 @@ func (x *exchange) proxy(d destination, websocket bool) {
 		x.page(http.StatusRequestEntityTooLarge, "body")
 		return
 	}
-	in := &body{
-		ReadCloser: x.r.Body, control: x.w.control, limit: d.maxBody,
-		pace: pace{limits: &x.s.cfg.Limits},
-	}
-	defer func() { _ = in.finish() }() // how it ended was told where it matters
-	if x.r.ContentLength != 0 {
-		x.r.Body = in
+	if x.body != nil {
+		x.body.limit = d.maxBody
 	}
 	repeatable := isRepeatable(x.r)
 	pause := firstPause
@@ -156,7 +158,7 @@ func (x *exchange) proxy(d destination, websocket bool) {
 			again = true
 		}
 		if x.r.Context().Err() != nil || !again {
-			x.failed(err, in)
+			x.failed(err)
 			return
 		}
 		if !x.rest(d, pause) {
@@ -309,6 +311,8 @@ func (x *exchange) attempt(d destination, repeatable, websocket bool) (failure e
 					o.URL.Path, o.URL.RawPath = d.rule.target(d.rule.Rewrite, d.rest), ""
 				}
 			}
+			// Filled when the body has been read, so it has to be the same map.
+			o.Trailer = pr.In.Trailer
 			x.client.forward(o.Header, pr.In.Host)
 		},
 		Transport:    x.s.upstreams.of(repeatable && !websocket),
@@ -321,9 +325,12 @@ func (x *exchange) attempt(d destination, repeatable, websocket bool) (failure e
 }
 
 // failed answers a request whose upstream will not.
-func (x *exchange) failed(err error, in *body) {
+func (x *exchange) failed(err error) {
 	x.note = err.Error()
-	bodyErr := in.finish()
+	var bodyErr error
+	if x.body != nil {
+		bodyErr = x.body.finish()
+	}
 	switch {
 	case x.w.status != 0:
 		// Too late for another answer.
@@ -334,7 +341,7 @@ func (x *exchange) failed(err error, in *body) {
 		x.page(http.StatusRequestTimeout, "slow")
 	case x.r.Context().Err() != nil:
 		x.gone()
-	case x.r.ContentLength != 0 && bodyErr != nil && !errors.Is(bodyErr, io.EOF):
+	case bodyErr != nil && !errors.Is(bodyErr, io.EOF):
 		x.page(http.StatusBadRequest, "malformed")
 	case isTimeout(err):
 		x.s.logger.Warn("the upstream did not answer in time", "host", x.r.Host, "upstream", x.upstream, "error", err)

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -36,12 +37,19 @@ func (p *pace) add(n int64, took time.Duration) {
 type body struct {
 	io.ReadCloser
 	control *http.ResponseController
-	limit   int64 // 0: none
+	request *http.Request
+	limit   int64 // 0: none; set before the first read
 
 	mu   sync.Mutex // held during a read: the Transport's may outlive the attempt
 	pace pace
-	read int64
 	err  error // of the client's side: io.EOF, errTooLarge, errSlow, or net/http's
+
+	read atomic.Int64
+	end  atomic.Bool // err is io.EOF
+}
+
+func newBody(r *http.Request, control *http.ResponseController, limits *Limits) *body {
+	return &body{ReadCloser: r.Body, request: r, control: control, pace: pace{limits: limits}}
 }
 
 func (b *body) Read(p []byte) (int, error) {
@@ -51,8 +59,8 @@ func (b *body) Read(p []byte) (int, error) {
 		return 0, b.err
 	}
 	// One byte more than the limit shows that there is more.
-	if b.limit > 0 && int64(len(p)) > b.limit-b.read+1 {
-		p = p[:b.limit-b.read+1]
+	if left := b.limit - b.read.Load() + 1; b.limit > 0 && int64(len(p)) > left {
+		p = p[:left]
 	}
 	start := time.Now()
 	// A connection that knows no deadlines has none to outlive either.
@@ -62,9 +70,9 @@ func (b *body) Read(p []byte) (int, error) {
 	// still thinking, and reset an HTTP/2 stream that is merely not read.
 	_ = b.control.SetReadDeadline(time.Time{})
 	b.pace.add(int64(n), time.Since(start))
-	b.read += int64(n)
+	read := b.read.Add(int64(n))
 	switch {
-	case b.limit > 0 && b.read > b.limit:
+	case b.limit > 0 && read > b.limit:
 		b.err = errTooLarge
 		return 0, b.err
 	case errors.Is(err, os.ErrDeadlineExceeded):
@@ -72,12 +80,26 @@ func (b *body) Read(p []byte) (int, error) {
 		return n, b.err
 	case err != nil:
 		b.err = err
+		if errors.Is(err, io.EOF) {
+			b.end.Store(true)
+			// Trailers are here now, and may not say what headers may not.
+			clean(b.request.Trailer)
+		}
 	}
 	return n, err
 }
 
 // Close serves the Transport, which closes the body of a failed attempt.
 func (b *body) Close() error { return nil }
+
+// unfinished says that a part of the body was not read.
+func (b *body) unfinished() bool {
+	l := b.request.ContentLength
+	return !b.end.Load() && (l < 0 || b.read.Load() < l)
+}
+
+// What is left of a body that nobody wants is read for at most this long.
+const bodyRest = 250 * time.Millisecond
 
 // finish ends a read that is under way and allows no other: after its handler
 // has returned, a request must not touch the connection. It returns how the
@@ -93,6 +115,10 @@ func (b *body) finish() error {
 	if b.err == nil {
 		b.err = http.ErrBodyReadAfterClose
 	}
+	if b.request.ProtoMajor == 1 && b.unfinished() {
+		// net/http reads on without a deadline of its own before it closes.
+		_ = b.control.SetReadDeadline(time.Now().Add(bodyRest))
+	}
 	return err
 }
 
@@ -102,6 +128,7 @@ func (b *body) finish() error {
 type writer struct {
 	http.ResponseWriter
 	control *http.ResponseController
+	body    *body // nil: the request has none
 	pace    pace
 	status  int
 	bytes   int64
@@ -118,6 +145,11 @@ func (w *writer) WriteHeader(status int) {
 	// 1xx are not the answer yet.
 	if w.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
 		w.status = status
+		if w.body != nil && w.body.unfinished() && w.body.request.ProtoMajor == 1 {
+			// Without it net/http would first read the rest, for as long as
+			// the client likes.
+			w.Header().Set("Connection", "close")
+		}
 	}
 	w.ResponseWriter.WriteHeader(status)
 }
@@ -126,7 +158,7 @@ func (w *writer) WriteHeader(status int) {
 // afterwards: for HTTP/2 it is a timer that fires without any pending write.
 func (w *writer) timed(write func() (int64, error)) (int64, error) {
 	if w.status == 0 {
-		w.status = http.StatusOK
+		w.WriteHeader(http.StatusOK)
 	}
 	start := time.Now()
 	_ = w.control.SetWriteDeadline(start.Add(w.pace.patience()))
