@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"log/slog"
 	"os"
@@ -42,6 +44,11 @@ type Config struct {
 	// DebugSocket serves containerd's API to tools such as ctr, for root
 	// alone. Default: no socket.
 	DebugSocket string
+	// Cgroup is the name below which the containers' cgroups lie, as
+	// /NAME/SITE/ID or, with systemd, in NAME-SITE.slice. Default: tarima, and
+	// for another Root tarima- and a hash of it, so that two engines on one
+	// host do not meet.
+	Cgroup string
 	// ShimBinary is the executable that calls RunAsShim. Default: this one.
 	ShimBinary string
 	// Logger for the engine and for containerd's own messages. Default:
@@ -74,6 +81,16 @@ func (c Config) withDefaults() (Config, error) {
 	if c.LogDir == nil {
 		root := c.Root
 		c.LogDir = func(site string) string { return filepath.Join(root, "logs", site) }
+	}
+	if c.Cgroup == "" {
+		c.Cgroup = "tarima"
+		if c.Root != DefaultRoot {
+			sum := sha256.Sum256([]byte(c.Root))
+			c.Cgroup += "-" + hex.EncodeToString(sum[:4])
+		}
+	}
+	if !namePattern.MatchString(c.Cgroup) {
+		return c, fmt.Errorf("cgroup name %q must be of lower-case letters, digits and -", c.Cgroup)
 	}
 	if c.ShimBinary == "" {
 		self, err := os.Executable()

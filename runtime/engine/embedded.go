@@ -11,8 +11,8 @@ import (
 	"slices"
 	"sync"
 
-	diffapi "github.com/containerd/containerd/api/services/diff/v1"
 	containersapi "github.com/containerd/containerd/api/services/containers/v1"
+	diffapi "github.com/containerd/containerd/api/services/diff/v1"
 	imagesapi "github.com/containerd/containerd/api/services/images/v1"
 	namespacesapi "github.com/containerd/containerd/api/services/namespaces/v1"
 	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
@@ -35,11 +35,11 @@ import (
 // embedded is a containerd in this process: the plugins that plugins.go links
 // in, and one ttrpc socket through which shims tell events.
 type embedded struct {
-	set      *plugin.Set
-	db       *metadata.DB
-	stop     context.CancelFunc // ends what the plugins run in the background
-	servers  []interface{ Close() error }
-	serving  sync.WaitGroup
+	set        *plugin.Set
+	db         *metadata.DB
+	stop       context.CancelFunc // ends what the plugins run in the background
+	servers    []interface{ Close() error }
+	serving    sync.WaitGroup
 	background context.Context
 }
 

@@ -41,6 +41,7 @@ func Open(ctx context.Context, cfg Config) (_ *Engine, err error) {
 	if err != nil {
 		return nil, err
 	}
+	adoptGlobalLogger(cfg.Logger)
 	if err := makeFolders(cfg); err != nil {
 		return nil, err
 	}
@@ -99,6 +100,7 @@ func (e *Engine) Close() error {
 		if e.embedded != nil {
 			errs = append(errs, e.embedded.close())
 		}
+		removeEmptyCgroups(e.cfg.Cgroup)
 		errs = append(errs, e.lock.release())
 		e.closeError = errors.Join(errs...)
 	})

@@ -13,6 +13,7 @@ import (
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
 
 	"tarima/runtime/container"
 )
@@ -149,6 +150,7 @@ func isGone(err error) bool {
 	if err == nil {
 		return false
 	}
-	return errdefs.IsNotFound(err) || errdefs.IsUnavailable(err) && strings.Contains(err.Error(), "ttrpc: closed") ||
-		strings.Contains(err.Error(), "process already finished") || strings.Contains(err.Error(), "ttrpc: closed")
+	// Some in-process services answer as the wire would.
+	return errdefs.IsNotFound(err) || errdefs.IsNotFound(errgrpc.ToNative(err)) || strings.Contains(err.Error(), "ttrpc: closed") ||
+		strings.Contains(err.Error(), "process already finished")
 }

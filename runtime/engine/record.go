@@ -28,19 +28,19 @@ const (
 
 // runRecord is what the engine keeps with a container.
 type runRecord struct {
-	Run         string            `json:"run"`
-	Site        string            `json:"site"`
-	Name        string            `json:"name"`
-	Image       string            `json:"image"` // reference with digest
-	Labels      map[string]string `json:"labels,omitempty"`
-	Reduced     []string          `json:"reduced,omitempty"`
-	LogFile     string            `json:"logFile"`
-	StopSignal  string            `json:"stopSignal"`
-	StopTimeout time.Duration     `json:"stopTimeout,omitempty"`
-	Started     time.Time         `json:"started"`
-	Limits      container.Limits  `json:"limits"`
-	IDBase      uint32            `json:"idBase,omitempty"`
-	Hostname    string            `json:"hostname"`
+	Run         string              `json:"run"`
+	Site        string              `json:"site"`
+	Name        string              `json:"name"`
+	Image       string              `json:"image"` // reference with digest
+	Labels      map[string]string   `json:"labels,omitempty"`
+	Reduced     []string            `json:"reduced,omitempty"`
+	LogFile     string              `json:"logFile"`
+	StopSignal  string              `json:"stopSignal"`
+	StopTimeout time.Duration       `json:"stopTimeout,omitempty"`
+	Started     time.Time           `json:"started"`
+	Limits      container.Limits    `json:"limits"`
+	IDBase      uint32              `json:"idBase,omitempty"`
+	Hostname    string              `json:"hostname"`
 	Addresses   container.Addresses `json:"addresses"`
 }
 

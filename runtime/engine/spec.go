@@ -97,14 +97,16 @@ func validate(spec *container.Spec) error {
 
 // blueprint is an OCI specification in the making.
 type blueprint struct {
-	spec    *container.Spec
-	image   ocispec.ImageConfig
-	host    *host
-	files   string // folder of hosts, hostname and resolv.conf
-	user    specs.User
-	userns  bool
-	oci     *specs.Spec
-	reduced []string
+	spec  *container.Spec
+	image ocispec.ImageConfig
+	host  *host
+	// cgroupRoot is Config.Cgroup.
+	cgroupRoot string
+	files      string // folder of hosts, hostname and resolv.conf
+	user       specs.User
+	userns     bool
+	oci        *specs.Spec
+	reduced    []string
 }
 
 func (b *blueprint) reduce(format string, args ...any) {
@@ -120,8 +122,12 @@ func (b *blueprint) build() error {
 		Hostname: hostname(b.spec),
 		Linux: &specs.Linux{
 			Namespaces: []specs.LinuxNamespace{
-				{Type: specs.PIDNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace},
-				{Type: specs.MountNamespace}, {Type: specs.NetworkNamespace}, {Type: specs.CgroupNamespace},
+				{Type: specs.PIDNamespace},
+				{Type: specs.IPCNamespace},
+				{Type: specs.UTSNamespace},
+				{Type: specs.MountNamespace},
+				{Type: specs.NetworkNamespace},
+				{Type: specs.CgroupNamespace},
 			},
 			MaskedPaths: []string{
 				"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
@@ -320,9 +326,9 @@ func (b *blueprint) mount(m container.Mount) (specs.Mount, error) {
 func (b *blueprint) cgroup() {
 	if b.host.systemd {
 		// slice:prefix:name gives the scope prefix-name.scope in that slice.
-		b.oci.Linux.CgroupsPath = "tarima-" + b.spec.Site + ".slice:tarima:" + b.spec.ID()
+		b.oci.Linux.CgroupsPath = b.cgroupRoot + "-" + b.spec.Site + ".slice:" + b.cgroupRoot + ":" + b.spec.ID()
 	} else {
-		b.oci.Linux.CgroupsPath = path.Join("/tarima", b.spec.Site, b.spec.ID())
+		b.oci.Linux.CgroupsPath = path.Join("/", b.cgroupRoot, b.spec.Site, b.spec.ID())
 	}
 	resources, reduced := b.host.resources(b.spec.Limits)
 	resources.Devices = []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}

@@ -88,7 +88,7 @@ func (e *Engine) start(ctx context.Context, spec *container.Spec, attach func(pi
 		StopSignal: stopSignal(spec, config.Config), StopTimeout: spec.StopTimeout, Started: time.Now().UTC(),
 		Limits: spec.Limits, IDBase: spec.IDBase, Hostname: hostname(spec), Addresses: spec.Addresses,
 	}
-	plan := &blueprint{spec: spec, image: config.Config, host: e.host, userns: spec.IDBase != 0}
+	plan := &blueprint{spec: spec, image: config.Config, host: e.host, cgroupRoot: e.cfg.Cgroup, userns: spec.IDBase != 0}
 	if plan.userns {
 		if err := e.host.userns(); err != nil {
 			plan.userns = false
@@ -234,4 +234,3 @@ func (e *Engine) makeContainer(ctx context.Context, id, snapshot, image string, 
 	})
 	return err
 }
-

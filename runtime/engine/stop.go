@@ -9,9 +9,7 @@ import (
 
 	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
 	tasktypes "github.com/containerd/containerd/api/types/task"
-	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
-
 )
 
 // defaultPatience is how long a container has to end when neither the caller
@@ -163,7 +161,7 @@ func (e *Engine) remove(ctx context.Context, id string) error {
 	if err := e.removeTask(ctx, id); err != nil {
 		return fmt.Errorf("removing the process of %s: %w", id, err)
 	}
-	if err := e.client.ContainerService().Delete(ctx, id); err != nil && !errdefs.IsNotFound(err) {
+	if err := e.client.ContainerService().Delete(ctx, id); err != nil && !isGone(err) {
 		errs = append(errs, fmt.Errorf("removing the record of %s: %w", id, err))
 	}
 	if err := e.removeRoots(ctx, id); err != nil {
@@ -199,10 +197,9 @@ func (e *Engine) removeRoots(ctx context.Context, id string) error {
 	}
 	var errs []error
 	for _, key := range keys {
-		if err := service.Remove(ctx, key); err != nil && !errdefs.IsNotFound(err) {
+		if err := service.Remove(ctx, key); err != nil && !isGone(err) {
 			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)
 }
-

@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
@@ -183,51 +182,9 @@ func (e *Engine) removeRest(ctx context.Context, id string) error {
 	}
 	site, _, ok := strings.Cut(id, ".")
 	if ok {
-		errs = append(errs, removeCgroups(ctx, filepath.Join("tarima", site, id)))
+		errs = append(errs, removeCgroups(ctx, filepath.Join(e.cfg.Cgroup, site, id)))
 	}
 	return errors.Join(errs...)
-}
-
-// removeCgroups removes one cgroup from every hierarchy and kills what is in
-// it.
-func removeCgroups(ctx context.Context, name string) error {
-	dirs, err := filepath.Glob(filepath.Join("/sys/fs/cgroup", "*", name))
-	if err != nil {
-		return err
-	}
-	if unified := filepath.Join("/sys/fs/cgroup", name); exists(unified) {
-		dirs = append(dirs, unified)
-	}
-	var errs []error
-	for _, dir := range dirs {
-		errs = append(errs, removeCgroup(ctx, dir))
-	}
-	return errors.Join(errs...)
-}
-
-func removeCgroup(ctx context.Context, dir string) error {
-	for range 100 {
-		err := unix.Rmdir(dir)
-		if err == nil || errors.Is(err, unix.ENOENT) {
-			return nil
-		}
-		if !errors.Is(err, unix.EBUSY) {
-			return fmt.Errorf("cgroup %s: %w", dir, err)
-		}
-		text, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
-		if err != nil {
-			return fmt.Errorf("cgroup %s: %w", dir, err)
-		}
-		for pid := range strings.FieldsSeq(string(text)) {
-			if n, err := strconv.Atoi(pid); err == nil && n > 1 {
-				_ = unix.Kill(n, unix.SIGKILL) // the next round sees whether it worked
-			}
-		}
-		if !wait(ctx, 20*time.Millisecond) {
-			return ctx.Err()
-		}
-	}
-	return fmt.Errorf("cgroup %s is busy and stays", dir)
 }
 
 // sweepShims asks shims that serve no container to end, and removes sockets
@@ -296,4 +253,3 @@ func collectKeys(keys *[]string) snapshots.WalkFunc {
 		return nil
 	}
 }
-
