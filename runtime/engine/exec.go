@@ -74,6 +74,8 @@ type execution struct {
 	term   string
 	resize <-chan Size
 	hangup <-chan struct{}
+	// inputEnds, when closed, ends the command's input and not the command.
+	inputEnds <-chan struct{}
 }
 
 func (e *Engine) execute(ctx context.Context, id string, x execution) (int, error) {
@@ -138,7 +140,7 @@ func (e *Engine) execute(ctx context.Context, id string, x execution) (int, erro
 // context or the terminal does. The returned error is the context's.
 func attend(ctx context.Context, command containerd.Process, ended <-chan containerd.ExitStatus, x execution) (containerd.ExitStatus, error) {
 	tidy := context.WithoutCancel(ctx)
-	done, hangup, resize := ctx.Done(), x.hangup, x.resize
+	done, hangup, resize, inputEnds := ctx.Done(), x.hangup, x.resize, x.inputEnds
 	var cause error
 	var patience <-chan time.Time
 	for {
@@ -152,6 +154,12 @@ func attend(ctx context.Context, command containerd.Process, ended <-chan contai
 			}
 			// A command that is ending refuses; nothing depends on it.
 			_ = command.Resize(tidy, uint32(size.Width), uint32(size.Height))
+			continue
+		case <-inputEnds:
+			inputEnds = nil
+			// The shim holds the input open until it is told; a command that
+			// is ending refuses, and nothing depends on it.
+			_ = command.CloseIO(tidy, containerd.WithStdinCloser)
 			continue
 		case <-done:
 			cause = ctx.Err()
