@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -20,6 +21,9 @@ import (
 // execOutput is how much of a command's output Exec returns, in bytes. The
 // rest is read and thrown away, or the command would stand still.
 const execOutput = 64 << 10
+
+// execSeparator stands between container and command in the name of a folder.
+const execSeparator = "@"
 
 // hangupPatience is how long a command may take to end after SIGHUP.
 const hangupPatience = 3 * time.Second
@@ -99,13 +103,15 @@ func (e *Engine) execute(ctx context.Context, id string, x execution) (int, erro
 
 	// What tidies up must run even though ctx has ended.
 	tidy := context.WithoutCancel(ctx)
-	// The pipes have a folder for each command, removed with it.
-	dir, err := os.MkdirTemp(e.cfg.State+"/fifo", "exec-")
-	if err != nil {
+	// The pipes have a folder for each command, removed with it. Its name tells
+	// the next daemon which command lost its listener.
+	execID := "exec-" + newRun()
+	dir := filepath.Join(e.cfg.State, "fifo", id+execSeparator+execID)
+	if err := os.Mkdir(dir, 0o700); err != nil {
 		return -1, fmt.Errorf("pipes for a command in %s: %w", id, err)
 	}
 	defer os.RemoveAll(dir)
-	command, err := task.Exec(ctx, "exec-"+newRun(), process, cio.NewCreator(append(x.io, cio.WithFIFODir(dir))...))
+	command, err := task.Exec(ctx, execID, process, cio.NewCreator(append(x.io, cio.WithFIFODir(dir))...))
 	if err != nil {
 		return -1, e.notRunning(id, err)
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -35,7 +36,7 @@ func (e *Engine) Sweep(ctx context.Context) error {
 // first container.
 func (e *Engine) sweepAtOpen(ctx context.Context) error {
 	ctx = e.contextFor(ctx)
-	return errors.Join(e.sweep(ctx), e.sweepShims(ctx), e.sweepFifos())
+	return errors.Join(e.sweep(ctx), e.sweepShims(ctx), e.sweepCommands(ctx))
 }
 
 func (e *Engine) sweep(ctx context.Context) error {
@@ -76,8 +77,7 @@ func (e *Engine) bundles() string {
 	return filepath.Join(e.cfg.State, "io.containerd.runtime.v2.task", namespace)
 }
 
-// sweepProcess removes a container that was created and never started, and
-// ends commands in running ones: who waited for them is gone.
+// sweepProcess removes a container that was created and never started.
 func (e *Engine) sweepProcess(ctx context.Context, id string, process *tasktypes.Process) error {
 	if process.Status != tasktypes.Status_CREATED {
 		return nil
@@ -233,8 +233,9 @@ func (e *Engine) sweepShims(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// sweepFifos removes the pipes of commands whose daemon is gone.
-func (e *Engine) sweepFifos() error {
+// sweepCommands ends commands in containers whose daemon is gone: nobody reads
+// their output any more. Their pipes tell of them.
+func (e *Engine) sweepCommands(ctx context.Context) error {
 	dir := filepath.Join(e.cfg.State, "fifo")
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -242,6 +243,18 @@ func (e *Engine) sweepFifos() error {
 	}
 	var errs []error
 	for _, entry := range entries {
+		if id, command, ok := strings.Cut(entry.Name(), execSeparator); ok {
+			_, err := e.client.TaskService().Kill(ctx, &tasksapi.KillRequest{ContainerID: id, ExecID: command, Signal: uint32(unix.SIGKILL)})
+			if err == nil {
+				_, err = e.client.TaskService().Wait(ctx, &tasksapi.WaitRequest{ContainerID: id, ExecID: command})
+			}
+			if err == nil || isGone(err) {
+				_, err = e.client.TaskService().DeleteProcess(ctx, &tasksapi.DeleteProcessRequest{ContainerID: id, ExecID: command})
+			}
+			if err != nil && !isGone(err) {
+				errs = append(errs, fmt.Errorf("sweep: command %s in %s: %w", command, id, err))
+			}
+		}
 		errs = append(errs, os.RemoveAll(filepath.Join(dir, entry.Name())))
 	}
 	return errors.Join(errs...)

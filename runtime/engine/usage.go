@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"time"
@@ -27,7 +28,7 @@ func (e *Engine) Usage(ctx context.Context, site string) ([]container.Usage, err
 			continue
 		}
 		usage, err := e.usage(ctx, status.ID)
-		if isGone(err) {
+		if isGone(err) || errors.Is(err, ErrNotFound) {
 			continue // ended since the list was made
 		}
 		if err != nil {
