@@ -9,6 +9,7 @@ import (
 // State of a service as people see it.
 type State string
 
+// States of a service.
 const (
 	StateWaiting  State = "waiting"  // for what it requires
 	StatePulling  State = "pulling"  // its image
@@ -24,6 +25,7 @@ const (
 // Overall state of a site in one word.
 type Overall string
 
+// Overall states of a site.
 const (
 	OverallReady    Overall = "ready"
 	OverallStarting Overall = "starting"

@@ -62,6 +62,7 @@ type Rule struct {
 // State of a service as far as routing is concerned.
 type State string
 
+// States of a service.
 const (
 	Ready    State = "ready"    // requests pass
 	Hold     State = "hold"     // requests wait, bounded, then the page
@@ -78,6 +79,7 @@ type Ack struct {
 // EventKind of what the proxy tells.
 type EventKind string
 
+// Kinds of events.
 const (
 	Drained     EventKind = "drained"     // no request of Service is in flight any more
 	Wanted      EventKind = "wanted"      // a request waits for Service

@@ -13,6 +13,7 @@ import (
 // end once.
 type Kind string
 
+// Kinds of containers.
 const (
 	Service Kind = "service"
 	Job     Kind = "job"
@@ -22,6 +23,7 @@ const (
 // process, and the loss of that process ends all of them and no other.
 type Group string
 
+// The two failure domains.
 const (
 	Stores       Group = "stores" // MySQL, MongoDB, Redis, search, mail
 	Applications Group = "apps"   // LMS, Studio, workers, jobs
@@ -133,6 +135,7 @@ type HostsEntry struct {
 // health; that is the supervisor's.
 type State string
 
+// States of a container.
 const (
 	Created State = "created" // made, its process not started yet
 	Running State = "running"
@@ -165,6 +168,7 @@ type Exit struct {
 // EventKind names what happened to a container.
 type EventKind string
 
+// Kinds of events.
 const (
 	EventExit EventKind = "exit"
 	EventOOM  EventKind = "oom"

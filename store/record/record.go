@@ -44,6 +44,7 @@ type Image struct {
 // EventKind names what happened to a service. Kinds are never translated.
 type EventKind string
 
+// Kinds of events.
 const (
 	Started       EventKind = "started"
 	ExitedEvent   EventKind = "exited"
@@ -82,6 +83,7 @@ type Event struct {
 // JobState of a job that runs once for a reason.
 type JobState string
 
+// States of a job.
 const (
 	JobPending   JobState = "pending"
 	JobRunning   JobState = "running"
