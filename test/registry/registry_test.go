@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -23,6 +24,9 @@ import (
 
 	"tarima/test/registry"
 )
+
+// client has a time-out, so that a server that hangs fails a test.
+var client = &http.Client{Timeout: time.Minute}
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
@@ -41,7 +45,7 @@ func serve(t *testing.T, server *registry.Server) (host string, image v1.Image) 
 	server.Dirs = append(server.Dirs, filepath.Dir(dir))
 	ts := httptest.NewServer(server)
 	t.Cleanup(ts.Close)
-	t.Cleanup(http.DefaultClient.CloseIdleConnections)
+	t.Cleanup(client.CloseIdleConnections)
 	return strings.TrimPrefix(ts.URL, "http://"), image
 }
 
@@ -76,7 +80,7 @@ func get(t *testing.T, url, byteRange string) (*http.Response, []byte, error) {
 	if byteRange != "" {
 		req.Header.Set("Range", byteRange)
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -199,7 +203,7 @@ func TestReadOnly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -277,7 +281,6 @@ func TestFaults(t *testing.T) {
 		}
 	})
 	t.Run("cut", func(t *testing.T) {
-		server.Forget()
 		defer server.Inject(&registry.Fault{Digest: digest, CutAfter: 5000})()
 		_, body, err := get(t, url, "")
 		if !errors.Is(err, io.ErrUnexpectedEOF) || len(body) != 5000 {
@@ -305,7 +308,7 @@ func TestFaults(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		resp, err := http.DefaultClient.Do(req)
+		resp, err := client.Do(req)
 		if err == nil {
 			_, err = io.ReadAll(resp.Body)
 			resp.Body.Close()
@@ -314,20 +317,27 @@ func TestFaults(t *testing.T) {
 			t.Errorf("error is %v, want the cancellation", err)
 		}
 	})
-	t.Run("counts", func(t *testing.T) {
-		server.Forget()
-		if _, _, err := get(t, url, "bytes=10-19"); err != nil {
-			t.Fatal(err)
-		}
-		got := server.Requests()
-		want := registry.Request{Method: "GET", Kind: registry.Blob, Repository: "library/app", Reference: digest, Range: "bytes=10-19", Status: 206, Bytes: 10}
-		if len(got) != 1 || got[0] != want {
-			t.Errorf("requests are %+v, want %+v", got, want)
-		}
-		if server.Bytes() != 10 {
-			t.Errorf("%d bytes were counted, want 10", server.Bytes())
-		}
-	})
+}
+
+func TestCounts(t *testing.T) {
+	server := &registry.Server{}
+	host, image := serve(t, server)
+	digest, _ := firstLayer(t, image)
+	if _, _, err := get(t, "http://"+host+"/v2/library/app/blobs/"+digest, "bytes=10-19"); err != nil {
+		t.Fatal(err)
+	}
+	got := server.Requests()
+	want := registry.Request{Method: "GET", Kind: registry.Blob, Repository: "library/app", Reference: digest, Range: "bytes=10-19", Status: 206, Bytes: 10}
+	if len(got) != 1 || got[0] != want {
+		t.Errorf("requests are %+v, want %+v", got, want)
+	}
+	if server.Bytes() != 10 {
+		t.Errorf("%d bytes were counted, want 10", server.Bytes())
+	}
+	server.Forget()
+	if got := server.Requests(); len(got) != 0 {
+		t.Errorf("forgotten requests are still there: %+v", got)
+	}
 }
 
 func TestListenRefusesOtherAddresses(t *testing.T) {

@@ -273,7 +273,7 @@ func (s *Server) serveManifest(w *answer, r *http.Request, repository, reference
 		missing(w, err, "MANIFEST_UNKNOWN")
 		return
 	}
-	defer file.Close() //nolint:errcheck // read only
+	defer func() { _ = file.Close() }() // read only
 	if kind == "" {
 		raw, err := io.ReadAll(io.LimitReader(file, 8<<20))
 		if err != nil {
@@ -293,7 +293,7 @@ func (s *Server) serveBlob(w *answer, r *http.Request, digest string) {
 		missing(w, err, "BLOB_UNKNOWN")
 		return
 	}
-	defer file.Close() //nolint:errcheck // read only
+	defer func() { _ = file.Close() }() // read only
 	w.Header().Set("Docker-Content-Digest", digest)
 	w.Header().Set("Content-Type", "application/octet-stream")
 	serveFile(w, r, file)

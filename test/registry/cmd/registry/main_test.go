@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"tarima/test/registry"
 )
@@ -38,8 +39,9 @@ func TestProgram(t *testing.T) {
 	if lines.Text() != "library/app:1" {
 		t.Errorf("second line is %q, want the image's name", lines.Text())
 	}
+	client := &http.Client{Timeout: time.Minute}
 	for _, want := range []int{500, 200} {
-		resp, err := http.Get("http://" + address + "/v2/library/app/manifests/1") //nolint:noctx // ends with the server
+		resp, err := client.Get("http://" + address + "/v2/library/app/manifests/1")
 		if err != nil {
 			t.Fatal(err)
 		}
