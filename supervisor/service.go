@@ -67,6 +67,7 @@ type Probes struct {
 // ProbeKind is how a probe asks.
 type ProbeKind string
 
+// Kinds of probes.
 const (
 	ProbeHTTP  ProbeKind = "http"
 	ProbeTCP   ProbeKind = "tcp" // readiness only: a stopped process still accepts

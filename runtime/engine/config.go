@@ -51,6 +51,8 @@ type Config struct {
 	Cgroup string
 	// ShimBinary is the executable that calls RunAsShim. Default: this one.
 	ShimBinary string
+	// Images says where images come from.
+	Images ImagesConfig
 	// Logger for the engine and for containerd's own messages. Default:
 	// slog.Default.
 	Logger *slog.Logger
@@ -99,6 +101,11 @@ func (c Config) withDefaults() (Config, error) {
 		}
 		c.ShimBinary = self
 	}
+	images, err := c.Images.withDefaults()
+	if err != nil {
+		return c, err
+	}
+	c.Images = images
 	runtime, err := findRuntime(c.Runtime)
 	if err != nil {
 		return c, err

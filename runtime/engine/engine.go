@@ -24,6 +24,7 @@ type Engine struct {
 	shim     string // path of the shim binary
 	host     *host
 	work     *keyedLock
+	images   *imageCache
 	events   *fanout
 
 	background context.Context // ends with Close
@@ -75,6 +76,11 @@ func Open(ctx context.Context, cfg Config) (_ *Engine, err error) {
 	if err := e.makeNamespace(ctx); err != nil {
 		return nil, err
 	}
+	imageRoot := cfg.Root
+	if cfg.Socket != "" {
+		imageRoot = "" // an external containerd keeps its content elsewhere
+	}
+	e.images = newImageCache(e.client, cfg.Images, imageRoot, e.log)
 	if err := e.watch(); err != nil {
 		return nil, err
 	}
@@ -93,6 +99,9 @@ func (e *Engine) Close() error {
 		e.stop()
 		e.running.Wait()
 		e.events.close()
+		if e.images != nil {
+			e.images.close()
+		}
 		var errs []error
 		if e.client != nil {
 			errs = append(errs, e.client.Close())

@@ -29,6 +29,9 @@ func (a *answer) Write(p []byte) (int, error) {
 		a.sent += int64(n)
 		return n, err
 	}
+	if a.fault.CutAfter < 0 {
+		a.cut()
+	}
 	written := 0
 	for len(p) > 0 {
 		piece := p
@@ -66,9 +69,7 @@ func (a *answer) act() bool {
 	}
 	switch fault := a.fault; {
 	case fault.CutAfter > 0 && a.sent >= fault.CutAfter:
-		_ = http.NewResponseController(a.ResponseWriter).Flush() // the bytes before the cut arrive
-		fault.reached()
-		panic(http.ErrAbortHandler) // closes the connection without an end of the body
+		a.cut()
 	case fault.StallAfter > 0 && a.sent >= fault.StallAfter:
 		_ = http.NewResponseController(a.ResponseWriter).Flush()
 		fault.reached()
@@ -80,4 +81,12 @@ func (a *answer) act() bool {
 		return pause(a.request.Context(), time.Until(due))
 	}
 	return true
+}
+
+// cut closes the connection without an end of the body. What was sent before
+// arrives.
+func (a *answer) cut() {
+	_ = http.NewResponseController(a.ResponseWriter).Flush()
+	a.fault.reached()
+	panic(http.ErrAbortHandler)
 }

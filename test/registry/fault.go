@@ -35,7 +35,7 @@ type Fault struct {
 	Delay      time.Duration // before the answer
 	Status     int           // answer with this status and no content; 0: serve
 	RetryAfter string        // value of the Retry-After header that goes with Status
-	CutAfter   int64         // close the connection after this many bytes of content; 0: never
+	CutAfter   int64         // close the connection after this many bytes of content; 0: never, -1: before the first
 	StallAfter int64         // send no more after this many bytes, until the client leaves; 0: never
 	Rate       int64         // bytes of content per second; 0: as fast as can be
 	Corrupt    bool          // serve content whose first byte is inverted

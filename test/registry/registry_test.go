@@ -287,6 +287,13 @@ func TestFaults(t *testing.T) {
 			t.Errorf("got %d bytes and %v; want 5000 and an unexpected end", len(body), err)
 		}
 	})
+	t.Run("cut before the first byte", func(t *testing.T) {
+		defer server.Inject(&registry.Fault{Digest: digest, CutAfter: -1})()
+		resp, body, err := get(t, url, "")
+		if resp == nil || resp.StatusCode != http.StatusOK || !errors.Is(err, io.ErrUnexpectedEOF) || len(body) != 0 {
+			t.Errorf("got %d bytes and %v; want the answer's head and an unexpected end", len(body), err)
+		}
+	})
 	t.Run("corrupt", func(t *testing.T) {
 		defer server.Inject(&registry.Fault{Kind: registry.Blob, Corrupt: true})()
 		_, body, err := get(t, url, "")
