@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 )
@@ -138,16 +139,13 @@ func (n *Network) restoreForwarding() error {
 		return err
 	}
 	return n.host.do(func(h *netlink.Handle) error {
-		links, err := h.LinkList()
+		other, err := otherRouted(h)
 		if err != nil {
-			return fmt.Errorf("list the host's interfaces: %w", err)
+			return err
 		}
-		for _, l := range links {
-			// The kernel itself makes idle tunnel devices, which are down.
-			if t := l.Type(); t != "device" && t != "ifb" && t != "dummy" && l.Attrs().Flags&net.FlagUp != 0 && l.Attrs().Flags&net.FlagLoopback == 0 {
-				n.log.Info("the host's forwarding stays on, something else may use it", "interface", l.Attrs().Name, "type", t)
-				return n.forgetChanged()
-			}
+		if other != "" {
+			n.log.Info("the host's forwarding stays on, something else may use it", "interface", other)
+			return n.forgetChanged()
 		}
 		for i := len(c.Settings) - 1; i >= 0; i-- {
 			s := c.Settings[i]
@@ -162,6 +160,32 @@ func (n *Network) restoreForwarding() error {
 		}
 		return n.forgetChanged()
 	})
+}
+
+// otherRouted names an interface that another program on the host may forward
+// packets for: one that is up, made by software and not itself the way out.
+func otherRouted(h *netlink.Handle) (string, error) {
+	links, err := h.LinkList()
+	if err != nil {
+		return "", fmt.Errorf("list the host's interfaces: %w", err)
+	}
+	ways, err := waysOut(h)
+	if err != nil {
+		return "", err
+	}
+	for _, l := range links {
+		a := l.Attrs()
+		isWay := slices.ContainsFunc(ways, func(w netlink.Link) bool { return w.Attrs().Index == a.Index })
+		if a.Flags&net.FlagUp == 0 || a.Flags&net.FlagLoopback != 0 || isWay {
+			continue
+		}
+		switch l.Type() {
+		case "device", "ifb", "dummy":
+		default:
+			return a.Name, nil
+		}
+	}
+	return "", nil
 }
 
 func (n *Network) forgetChanged() error {

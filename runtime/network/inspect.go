@@ -95,9 +95,7 @@ func (n *Network) Inspect(ctx context.Context, wanted Wanted) []Finding {
 }
 
 func inspectRanges(h *netlink.Handle, wanted Wanted) ([]Finding, error) {
-	own := func(l netlink.Link) bool {
-		return l.Attrs().Name == UplinkName(wanted.Site) && l.Attrs().Alias == aliasPrefix+wanted.Site
-	}
+	own := func(l netlink.Link) bool { return isUplink(l, wanted.Site) }
 	var found []Finding
 	for _, p := range wanted.Prefixes {
 		if !p.IsValid() {

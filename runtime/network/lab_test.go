@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -52,15 +53,15 @@ const dialTimeout = 3 * time.Second
 // lab is a host of the test's own in a network namespace, so that the
 // machine's rules and routes are never touched.
 type lab struct {
-	*testing.T
+	testing.TB
 	net  *Network
 	host *namespace
 	dir  string
 }
 
-func newLab(t *testing.T) *lab {
+func newLab(t testing.TB) *lab {
 	t.Helper()
-	l := &lab{T: t, dir: filepath.Join(t.TempDir(), "net")}
+	l := &lab{TB: t, dir: filepath.Join(t.TempDir(), "net")}
 	l.host = l.namespace("host")
 	l.net = l.open()
 	return l
@@ -123,7 +124,7 @@ func (l *lab) hold(userNamespace bool) (pid int, ns *namespace) {
 	l.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), holderEnv+"=hold")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
 	if userNamespace {
 		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
 		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: 1 << 20, Size: 65536}}
@@ -194,18 +195,28 @@ func topology(site, prefix4, prefix6 string, members ...string) container.Topolo
 func (l *lab) serve(ns *namespace, port uint16) {
 	l.Helper()
 	var tcp net.Listener
-	var udp *net.UDPConn
-	l.inside(ns, func(*netlink.Handle) (err error) {
-		addr := fmt.Sprintf(":%d", port)
-		if tcp, err = net.Listen("tcp", addr); err != nil {
+	var udp []*net.UDPConn
+	l.inside(ns, func(h *netlink.Handle) (err error) {
+		if tcp, err = net.Listen("tcp", fmt.Sprintf(":%d", port)); err != nil {
 			return err
 		}
-		udp, err = net.ListenUDP("udp", &net.UDPAddr{Port: int(port)})
-		return err
+		// One socket for each address, so that answers leave from the address
+		// that was asked.
+		for _, a := range must(h.AddrList(nil, netlink.FAMILY_ALL)) {
+			p, _ := prefixOf(a.IPNet)
+			if p.Addr().IsLinkLocalUnicast() && p.Addr().Is6() {
+				continue
+			}
+			c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(p.Addr(), port)))
+			if err != nil {
+				return err
+			}
+			udp = append(udp, c)
+		}
+		return nil
 	})
-	done := make(chan struct{}, 2)
-	go func() {
-		defer func() { done <- struct{}{} }()
+	var running sync.WaitGroup
+	running.Go(func() {
 		for {
 			c, err := tcp.Accept()
 			if err != nil {
@@ -214,23 +225,25 @@ func (l *lab) serve(ns *namespace, port uint16) {
 			_, _ = fmt.Fprintln(c, c.RemoteAddr())
 			_ = c.Close()
 		}
-	}()
-	go func() {
-		defer func() { done <- struct{}{} }()
-		buf := make([]byte, 64)
-		for {
-			_, from, err := udp.ReadFromUDPAddrPort(buf)
-			if err != nil {
-				return
+	})
+	for _, c := range udp {
+		running.Go(func() {
+			buf := make([]byte, 64)
+			for {
+				_, from, err := c.ReadFromUDPAddrPort(buf)
+				if err != nil {
+					return
+				}
+				_, _ = c.WriteToUDPAddrPort([]byte(from.String()), from)
 			}
-			_, _ = udp.WriteToUDPAddrPort([]byte(from.String()), from)
-		}
-	}()
+		})
+	}
 	l.Cleanup(func() {
 		_ = tcp.Close()
-		_ = udp.Close()
-		<-done
-		<-done
+		for _, c := range udp {
+			_ = c.Close()
+		}
+		running.Wait()
 	})
 }
 
@@ -315,7 +328,7 @@ func (l *lab) state(sites ...string) string {
 			}
 			var lines []string
 			for _, a := range must(h.AddrList(nil, netlink.FAMILY_ALL)) {
-				lines = append(lines, fmt.Sprintf("%s addr %s on %s flags=%d\n", title, a.IPNet, names[a.LinkIndex], a.Flags))
+				lines = append(lines, fmt.Sprintf("%s addr %s on %s flags=%d\n", title, a.IPNet, names[a.LinkIndex], a.Flags&^unix.IFA_F_TENTATIVE))
 			}
 			for _, fam := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 				for _, r := range must(h.RouteList(nil, fam)) {

@@ -106,29 +106,45 @@ func pin(path, name string) (*namespace, error) {
 	if err != nil || !info.Mode().IsRegular() || info.Size() != 0 {
 		return nil, fmt.Errorf("%w: %s is not an empty file; remove it", ErrNameTaken, path)
 	}
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		// Never unlocked: the thread has a namespace of its own from here on
-		// and must run nothing else.
-		done <- func() error {
-			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-				if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
-					err = fmt.Errorf("%w: %w", ErrUnsupported, err)
-				}
-				return fmt.Errorf("make network namespace of %s: %w", name, err)
-			}
-			self := fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid())
-			if err := unix.Mount(self, path, "", unix.MS_BIND, ""); err != nil {
-				return fmt.Errorf("pin network namespace of %s at %s: %w", name, path, err)
-			}
-			return nil
-		}()
-	}()
-	if err := <-done; err != nil {
+	if err := mountNew(path, name); err != nil {
 		return nil, err
 	}
 	return openNamespace(path, name)
+}
+
+// mountNew makes a network namespace and mounts it at path. The thread that
+// made it goes back to where it was: would it end instead, and were it the
+// process's first, /proc/PID/ns/net of this process would show the new
+// namespace for ever.
+func mountNew(path, name string) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		before, err := netns.Get()
+		if err != nil {
+			runtime.UnlockOSThread()
+			done <- fmt.Errorf("look up this thread's network namespace: %w", err)
+			return
+		}
+		err = unix.Unshare(unix.CLONE_NEWNET)
+		switch {
+		case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOSYS):
+			err = fmt.Errorf("%w: make network namespace of %s: %w", ErrUnsupported, name, err)
+		case err != nil:
+			err = fmt.Errorf("make network namespace of %s: %w", name, err)
+		default:
+			self := fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid())
+			if err = unix.Mount(self, path, "", unix.MS_BIND, ""); err != nil {
+				err = fmt.Errorf("pin network namespace of %s at %s: %w", name, path, err)
+			}
+		}
+		if netns.Set(before) == nil {
+			runtime.UnlockOSThread()
+		}
+		_ = before.Close()
+		done <- err
+	}()
+	return <-done
 }
 
 // unpin releases what pin made. It is no error when there is nothing.

@@ -19,8 +19,10 @@ func TestEveryPair(t *testing.T) {
 			l := newLab(t)
 			top := topology("default", "10.90.1.0/24", in.prefix6, "lms", "cms", "mysql", "redis")
 			top.Edges = []container.Edge{
-				{From: "lms", To: "mysql", Port: 3306}, {From: "cms", To: "mysql", Port: 3306},
-				{From: "lms", To: "redis", Port: 6379}, {From: "lms", To: "lms", Port: 6379},
+				{From: "lms", To: "mysql", Port: 3306},
+				{From: "cms", To: "mysql", Port: 3306},
+				{From: "lms", To: "redis", Port: 6379},
+				{From: "lms", To: "lms", Port: 6379},
 			}
 			top.Doors = []container.Door{{To: "lms", Port: 6379}, {To: "redis", Port: 6379}}
 			l.apply(top)

@@ -142,6 +142,7 @@ func drop() []expr.Any   { return []expr.Any{&expr.Verdict{Kind: expr.VerdictDro
 func refuse() []expr.Any {
 	return []expr.Any{&expr.Verdict{Kind: expr.VerdictGoto, Chain: chainRefuse}}
 }
+
 func masquerade() []expr.Any {
 	return []expr.Any{&expr.Masq{}}
 }
@@ -172,9 +173,11 @@ func ifname(name string) []byte {
 func fromInterface(name string) []expr.Any {
 	return matchName(expr.MetaKeyIIFNAME, expr.CmpOpEq, ifname(name))
 }
+
 func toInterface(name string) []expr.Any {
 	return matchName(expr.MetaKeyOIFNAME, expr.CmpOpEq, ifname(name))
 }
+
 func notFromInterface(name string) []expr.Any {
 	return matchName(expr.MetaKeyIIFNAME, expr.CmpOpNeq, ifname(name))
 }

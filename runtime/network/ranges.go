@@ -76,6 +76,13 @@ func hostOverlaps(h *netlink.Handle, p netip.Prefix, own func(netlink.Link) bool
 	return found, nil
 }
 
+// isUplink says whether a host's interface is the site's, also when somebody
+// has renamed it or the process that made it died before it was marked.
+func isUplink(l netlink.Link, site string) bool {
+	a := l.Attrs()
+	return l.Type() == "veth" && (a.Alias == aliasPrefix+site || a.Alias == "" && a.Name == UplinkName(site))
+}
+
 // checkRanges refuses a site whose range the host uses for something else. A
 // site that has its routes already is not refused: it runs, and what came
 // later has only the less specific route.
@@ -84,7 +91,7 @@ func (n *Network) checkRanges(h *netlink.Handle, p *policy) error {
 	if err != nil {
 		return err
 	}
-	own := func(l netlink.Link) bool { return uplink != nil && l.Attrs().Index == uplink.Attrs().Index }
+	own := func(l netlink.Link) bool { return isUplink(l, p.site) }
 	for _, prefix := range []netip.Prefix{p.prefix4, p.prefix6} {
 		if !prefix.IsValid() {
 			continue

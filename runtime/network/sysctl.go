@@ -66,9 +66,11 @@ func namespaceSettings(v6 bool) []sysctl {
 		{"net/ipv4/conf/default/send_redirects", "0"},
 		{"net/ipv4/conf/all/accept_source_route", "0"},
 		{"net/ipv4/conf/default/accept_source_route", "0"},
-		// ICMP answers are this firewall's "refused": by default the kernel
-		// gives each target one a second, and the rest would look like loss.
+		// ICMP "unreachable" is this firewall's refusal: by default the kernel
+		// sends each target one a second, and the rest would look like loss. The
+		// mask is the default without bit 3, destination unreachable.
 		{"net/ipv4/icmp_ratelimit", "0"},
+		{"net/ipv4/icmp_ratemask", "6160"},
 	}
 	if !v6 {
 		return append(s, sysctl{"net/ipv6/conf/all/disable_ipv6", "1"}, sysctl{"net/ipv6/conf/default/disable_ipv6", "1"})
@@ -83,6 +85,7 @@ func namespaceSettings(v6 bool) []sysctl {
 		sysctl{"net/ipv6/conf/all/accept_redirects", "0"},
 		sysctl{"net/ipv6/conf/default/accept_redirects", "0"},
 		sysctl{"net/ipv6/icmp/ratelimit", "0"},
+		sysctl{"net/ipv6/icmp/ratemask", "0,3-127"},
 	)
 }
 

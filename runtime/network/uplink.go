@@ -229,11 +229,31 @@ func sameTarget(a, b *net.IPNet) bool {
 // defaultMTU is that of the interface to the outside, so that containers never
 // send what would have to be fragmented there: 1,500 without one.
 func defaultMTU(h *netlink.Handle) (int, error) {
+	ways, err := waysOut(h)
+	if err != nil {
+		return 0, err
+	}
 	mtu := 0
+	for _, link := range ways {
+		if m := link.Attrs().MTU; mtu == 0 || m < mtu {
+			mtu = m
+		}
+	}
+	if mtu == 0 {
+		return 1500, nil
+	}
+	// IPv6 needs at least 1,280 (RFC 8200, section 5).
+	return min(max(mtu, 1280), 65535), nil
+}
+
+// waysOut are the interfaces of this thread's namespace that have a default
+// route.
+func waysOut(h *netlink.Handle) ([]netlink.Link, error) {
+	var ways []netlink.Link
 	for _, fam := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		routes, err := h.RouteList(nil, fam)
 		if err != nil {
-			return 0, fmt.Errorf("list the host's routes: %w", err)
+			return nil, fmt.Errorf("list the host's routes: %w", err)
 		}
 		for _, r := range routes {
 			if p, ok := prefixOf(r.Dst); ok && p.Bits() > 0 || r.LinkIndex == 0 {
@@ -243,16 +263,10 @@ func defaultMTU(h *netlink.Handle) (int, error) {
 			if err != nil || link.Attrs().Flags&net.FlagLoopback != 0 {
 				continue // it went away in this moment
 			}
-			if m := link.Attrs().MTU; mtu == 0 || m < mtu {
-				mtu = m
-			}
+			ways = append(ways, link)
 		}
 	}
-	if mtu == 0 {
-		return 1500, nil
-	}
-	// IPv6 needs at least 1,280 (RFC 8200, section 5).
-	return min(max(mtu, 1280), 65535), nil
+	return ways, nil
 }
 
 func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }

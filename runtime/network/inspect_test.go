@@ -1,0 +1,103 @@
+package network
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+)
+
+func codes(found []Finding) []string {
+	var cs []string
+	for _, f := range found {
+		cs = append(cs, f.Code)
+	}
+	return cs
+}
+
+func TestForwardFindings(t *testing.T) {
+	drop, pass := nftables.ChainPolicyDrop, nftables.ChainPolicyAccept
+	ip := &nftables.Table{Name: "filter", Family: nftables.TableFamilyIPv4}
+	chain := func(name string, policy *nftables.ChainPolicy) *nftables.Chain {
+		return &nftables.Chain{Name: name, Table: ip, Hooknum: nftables.ChainHookForward, Policy: policy}
+	}
+	plain := func(name string) *nftables.Chain { return &nftables.Chain{Name: name, Table: ip} }
+	for _, in := range []struct {
+		name   string
+		chains []*nftables.Chain
+		want   []string
+	}{
+		{"nothing", nil, nil},
+		{"accepting", []*nftables.Chain{chain("FORWARD", &pass), plain("DOCKER"), plain("ufw-before-forward")}, nil},
+		{"plain drop", []*nftables.Chain{chain("FORWARD", &drop)}, []string{CodeForwardDrop}},
+		{"Docker", []*nftables.Chain{chain("FORWARD", &drop), plain("DOCKER-USER")}, []string{CodeForwardDocker}},
+		{"ufw", []*nftables.Chain{chain("FORWARD", &drop), plain("ufw-user-forward")}, []string{CodeForwardUFW}},
+		{"both", []*nftables.Chain{plain("ufw-user-forward"), plain("DOCKER"), chain("FORWARD", &drop)}, []string{CodeForwardUFW, CodeForwardDocker}},
+		{"firewalld", []*nftables.Chain{{Name: "filter_FORWARD", Table: &nftables.Table{Name: "firewalld", Family: nftables.TableFamilyINet}, Hooknum: nftables.ChainHookForward, Policy: &pass}}, []string{CodeForwardFirewall}},
+		{"our own", []*nftables.Chain{{Name: "forward", Table: &nftables.Table{Name: hostTable("default"), Family: nftables.TableFamilyINet}, Hooknum: nftables.ChainHookForward, Policy: &drop}}, nil},
+		{"other hook", []*nftables.Chain{{Name: "INPUT", Table: ip, Hooknum: nftables.ChainHookInput, Policy: &drop}}, nil},
+		{"bridge family", []*nftables.Chain{{Name: "forward", Table: &nftables.Table{Name: "filter", Family: nftables.TableFamilyBridge}, Hooknum: nftables.ChainHookForward, Policy: &drop}}, nil},
+	} {
+		found := forwardFindings(in.chains, "tarima01234567")
+		if !slices.Equal(codes(found), in.want) {
+			t.Errorf("%s: findings %v, want %v", in.name, codes(found), in.want)
+		}
+		for _, f := range found {
+			if f.Level != LevelWarning || !strings.Contains(f.Fix, "tarima01234567") || !strings.HasSuffix(f.Text, ".") {
+				t.Errorf("%s: finding %+v is not a sentence with a fix", in.name, f)
+			}
+		}
+	}
+}
+
+// TestInspectSeesAndChangesNothing runs against a host with everything wrong.
+func TestInspectSeesAndChangesNothing(t *testing.T) {
+	l := newLab(t)
+	l.outside()
+	top := egressTopology()
+	wanted := Wanted{Site: top.Site, Prefixes: []netip.Prefix{top.Prefix4, top.Prefix6}, Egress: true}
+	has := func(code string) bool { return slices.Contains(codes(l.net.Inspect(t.Context(), wanted)), code) }
+	for _, code := range []string{CodeRangeInUse, CodeForwardingOff, CodeForwardDrop, CodeRouterAds, CodeNoTables, CodeNoInspection} {
+		if has(code) {
+			t.Errorf("a host without fault has finding %s", code)
+		}
+	}
+	l.apply(top)
+	if found := codes(l.net.Inspect(t.Context(), wanted)); slices.Contains(found, CodeRangeInUse) || slices.Contains(found, CodeRouterAds) {
+		t.Errorf("findings %v about what Tarima itself made", found)
+	}
+	l.foreignDrop()
+	l.inside(l.host, func(h *netlink.Handle) error {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = "lan0"
+		if err := h.LinkAdd(&netlink.Ifb{LinkAttrs: attrs}); err != nil {
+			return err
+		}
+		if err := l.configure(h, "lan0", []netip.Prefix{netip.MustParsePrefix("10.90.1.77/24")}); err != nil {
+			return err
+		}
+		return writeSysctls([]sysctl{{forward4, "0"}, {"net/ipv6/conf/wan0/accept_ra", "1"}})
+	})
+	before := l.state(top.Site)
+	for _, code := range []string{CodeRangeInUse, CodeForwardingOff, CodeForwardDrop, CodeRouterAds} {
+		if !has(code) {
+			t.Errorf("finding %s is missing", code)
+		}
+	}
+	found := l.net.Inspect(t.Context(), wanted)
+	if len(found) == 0 || found[0].Level != LevelError {
+		t.Errorf("the first finding is %+v, want the error", found)
+	}
+	wanted.Egress = false
+	for _, code := range []string{CodeForwardingOff, CodeForwardDrop, CodeRouterAds} {
+		if has(code) {
+			t.Errorf("finding %s matters to nobody without egress", code)
+		}
+	}
+	if after := l.state(top.Site); after != before {
+		t.Errorf("looking has changed\n%s\nto\n%s", before, after)
+	}
+}
