@@ -87,7 +87,7 @@ func TestSecondProcessIsTold(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Millisecond)
 	defer cancel()
-	if _, err := store.Open(ctx, store.Config{Dir: dir, Wait: time.Hour}); !errors.Is(err, store.ErrHeld) || !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := store.Open(ctx, store.Config{Dir: dir, Wait: time.Hour, Logger: textLogger(t.Output())}); !errors.Is(err, store.ErrHeld) || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("with a context that ends: %v", err)
 	}
 	check(t, cmd.Process.Kill())

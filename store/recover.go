@@ -21,7 +21,7 @@ type Recovery struct {
 	// MovedTo is where the damaged file lies now; "" when there was none.
 	MovedTo string `json:"movedTo,omitempty"`
 	// From is the copy that took its place, CopiedAt when it was made; changes
-	// since then are lost. "" with Empty.
+	// since then are lost. "" with Empty, and when the file could be kept.
 	From     string    `json:"from,omitempty"`
 	CopiedAt time.Time `json:"copiedAt,omitzero"`
 	// Empty says that there was no good copy: the store holds nothing but
@@ -65,8 +65,11 @@ func (s *Store) noteRecovery(r Recovery) {
 
 // openDatabase opens the file, or what takes the place of a damaged one.
 func (s *Store) openDatabase() (*bbolt.DB, error) {
-	err := verifyFile(s.path())
+	m, err := inspectFile(s.path())
 	copies := s.listCopies()
+	if err == nil && m.alone {
+		return s.openLastButOne(m)
+	}
 	switch {
 	case err == nil:
 		db, openErr := s.openFile()
@@ -85,6 +88,30 @@ func (s *Store) openDatabase() (*bbolt.DB, error) {
 		return nil, err
 	}
 	return s.replace(err)
+}
+
+// openLastButOne opens a database of whose two meta pages one is damaged. If
+// that was the newer one then the last transaction is lost, which a copy may
+// have.
+func (s *Store) openLastButOne(m meta) (*bbolt.DB, error) {
+	cause := fmt.Errorf("%w: one of its two meta pages is, and the last change may be lost", errDamaged)
+	for _, c := range slices.Backward(s.listCopies()) {
+		if newest, err := inspectFile(c.path); err == nil {
+			if newest.transaction > m.transaction {
+				return s.replace(cause)
+			}
+			break
+		}
+	}
+	db, err := s.openFile()
+	if errors.Is(err, errDamaged) {
+		return s.replace(err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	// The first transaction also writes the damaged page anew.
+	return s.replaced(db, Recovery{At: time.Now().UTC(), Reason: cause.Error()})
 }
 
 // replace puts the newest good copy, or an empty database, in the place of the

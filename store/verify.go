@@ -46,29 +46,38 @@ type meta struct {
 	root, freelist uint64
 	pages          uint64 // all pages in use are below
 	transaction    uint64
+	// alone says that the other meta page is damaged: if that was the newer
+	// one, the last transaction is lost.
+	alone bool
 }
 
 // verifyFile checks the database file at path. The error, if it is about the
 // content, matches errDamaged.
-func verifyFile(path string) (err error) {
+func verifyFile(path string) error {
+	_, err := inspectFile(path)
+	return err
+}
+
+// inspectFile is verifyFile that also returns the meta page that counts.
+func inspectFile(path string) (m meta, err error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return err
+		return m, err
 	}
 	defer f.Close() //nolint:errcheck // only read
 	info, err := f.Stat()
 	if err != nil {
-		return err
+		return m, err
 	}
 	if !info.Mode().IsRegular() {
-		return fmt.Errorf("%w: %s is not a regular file", errDamaged, path)
+		return m, fmt.Errorf("%w: %s is not a regular file", errDamaged, path)
 	}
 	if info.Size() < 2*1024 || info.Size() > 1<<40 {
-		return fmt.Errorf("%w: it has %d bytes", errDamaged, info.Size())
+		return m, fmt.Errorf("%w: it has %d bytes", errDamaged, info.Size())
 	}
 	data, err := unix.Mmap(int(f.Fd()), 0, int(info.Size()), unix.PROT_READ, unix.MAP_PRIVATE) //nolint:gosec // a descriptor fits an int
 	if err != nil {
-		return fmt.Errorf("map %s: %w", path, err)
+		return m, fmt.Errorf("map %s: %w", path, err)
 	}
 	defer unix.Munmap(data) //nolint:errcheck // nothing to do about it
 	// A medium error under a mapping arrives as a fault.
@@ -82,7 +91,7 @@ func verifyFile(path string) (err error) {
 }
 
 // verify checks the content of a database file.
-func verify(data []byte) error {
+func verify(data []byte) (meta, error) {
 	m, err := currentMeta(data)
 	if err == nil {
 		v := verifier{data: data, meta: m, seen: make([]bool, m.pages)}
@@ -91,34 +100,39 @@ func verify(data []byte) error {
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("%w: %w", errDamaged, err)
+		return m, fmt.Errorf("%w: %w", errDamaged, err)
 	}
-	return nil
+	return m, nil
 }
 
 // currentMeta returns the meta page that the database would go by.
 func currentMeta(data []byte) (meta, error) {
 	var best meta
-	found := false
+	valid := 0
 	// The page size stands in the meta page alone: the second page is looked
 	// for where the first one says, or else wherever it may be.
 	first, firstErr := readMeta(data, 0)
 	if firstErr == nil {
-		best, found = first, true
+		best, valid = first, 1
 	}
 	for size := 1024; size <= 1<<16; size *= 2 {
-		if found && size != best.pageSize {
+		if firstErr == nil && size != best.pageSize {
 			continue
 		}
 		second, err := readMeta(data, size)
-		if err == nil && second.pageSize == size && (!found || second.transaction > best.transaction) {
-			best, found = second, true
-			break
+		if err != nil || second.pageSize != size {
+			continue
 		}
+		valid++
+		if firstErr != nil || second.transaction > best.transaction {
+			best = second
+		}
+		break
 	}
-	if !found {
+	if valid == 0 {
 		return best, firstErr
 	}
+	best.alone = valid == 1
 	switch {
 	case best.pages < 4 || best.pages > uint64(len(data)/best.pageSize):
 		return best, fmt.Errorf("it should have %d pages of %d bytes and has %d bytes", best.pages, best.pageSize, len(data))
