@@ -3,6 +3,7 @@ package proxy
 import (
 	"bufio"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -154,7 +155,7 @@ func TestNoSecondRequest(t *testing.T) {
 	for _, request := range []string{
 		"POST / HTTP/1.0\r\nHost: lms.test\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + smuggled,
 		"POST / HTTP/1.1\r\nHost: lms.test\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n0\r\n\r\nX" + smuggled,
-		"GET / HTTP/1.1\r\nHost: lms.test\r\nContent-Length: 43\r\nConnection: close\r\n\r\n" + smuggled,
+		fmt.Sprintf("GET / HTTP/1.1\r\nHost: lms.test\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", len(smuggled), smuggled),
 	} {
 		before := requests.Load()
 		answer := raw(t, r.dialTLS("lms.test"), request)
