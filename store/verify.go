@@ -51,6 +51,11 @@ type meta struct {
 	alone bool
 }
 
+// Verify checks a bbolt database file page by page without opening it as one,
+// and says why it cannot be used. Opening a damaged one may panic where nobody
+// can catch it.
+func Verify(path string) error { return verifyFile(path) }
+
 // verifyFile checks the database file at path. The error, if it is about the
 // content, matches errDamaged.
 func verifyFile(path string) error {

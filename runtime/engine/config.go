@@ -53,6 +53,10 @@ type Config struct {
 	ShimBinary string
 	// Images says where images come from.
 	Images ImagesConfig
+	// CheckDatabase says whether a database file of containerd's can be opened
+	// without harm; its error makes Open fail with ErrDamaged. Default: they
+	// are opened unseen.
+	CheckDatabase func(path string) error
 	// Logger for the engine and for containerd's own messages. Default:
 	// slog.Default.
 	Logger *slog.Logger

@@ -64,7 +64,7 @@ func Open(ctx context.Context, cfg Config) (_ *Engine, err error) {
 	e.host = probeHost(cfg)
 	if cfg.Socket != "" {
 		e.client, err = connectExternal(ctx, cfg.Socket)
-	} else {
+	} else if err = checkDatabases(cfg.Root, cfg.CheckDatabase); err == nil {
 		e.embedded, err = startEmbedded(cfg)
 		if err == nil {
 			e.client, err = e.embedded.client()

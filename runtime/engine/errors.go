@@ -7,6 +7,9 @@ import "errors"
 var (
 	// ErrHeld means that another process has the engine's root open.
 	ErrHeld = errors.New("engine root is held by another process")
+	// ErrDamaged: containerd's own database under Root cannot be used. Root is
+	// a cache: move it aside and open again.
+	ErrDamaged = errors.New("engine root is damaged")
 	// ErrClosed means that the engine has been closed.
 	ErrClosed = errors.New("engine is closed")
 	// ErrNotFound means that there is no such container, or none that runs
