@@ -11,7 +11,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
+
+	"github.com/containerd/containerd/v2/pkg/cio"
 
 	"tarima/runtime/container"
 )
@@ -91,7 +94,9 @@ func serve(e *Engine, request daemonRequest) daemonAnswer {
 	case "list":
 		answer.List, err = e.List(background, request.Site)
 	case "exec":
-		answer.Code, _, err = e.Exec(background, request.ID, request.Argv)
+		answer.Code, err = e.execute(background, request.ID, execution{
+			argv: request.Argv, io: []cio.Opt{cio.WithStreams(nil, os.Stderr, os.Stderr)},
+		})
 	case "stop":
 		err = e.Stop(background, request.ID, "", 0)
 	default:
@@ -180,5 +185,20 @@ func (d *testDaemon) kill() {
 	if d.command.ProcessState == nil {
 		_ = d.command.Process.Kill()
 		_ = d.command.Wait()
+	}
+}
+
+// await reads what the daemon writes to its standard error up to a line.
+func (d *testDaemon) await(wanted string) {
+	d.t.Helper()
+	for {
+		line, err := d.stderr.ReadString('\n')
+		if err != nil {
+			d.t.Fatalf("waiting for %q of the daemon: %v", wanted, err)
+		}
+		if strings.TrimSpace(line) == wanted {
+			return
+		}
+		d.t.Log(strings.TrimSpace(line))
 	}
 }

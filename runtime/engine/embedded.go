@@ -75,7 +75,7 @@ func startEmbedded(cfg Config) (_ *embedded, err error) {
 		ic.RegisterReadiness = func() func() { ready.Add(1); return ready.Done }
 		ic.Config = registration.Config
 		if registration.Type == plugins.ShimPlugin {
-			ic.Config = &shims.ShimConfig{SocketDir: filepath.Join(cfg.State, "s"), Env: shimEnvironment()}
+			ic.Config = &shims.ShimConfig{SocketDir: filepath.Join(cfg.State, "s"), Env: shimEnvironment(cfg.State)}
 		}
 		loaded := registration.Init(ic)
 		if err := e.set.Add(loaded); err != nil {

@@ -149,8 +149,10 @@ func (p *pull) run(ctx context.Context) (container.Image, error) {
 		return container.Image{}, err
 	}
 	if !images.IsIndexType(target.MediaType) && !images.IsManifestType(target.MediaType) {
-		return container.Image{}, &imageError{what: p.what, kind: ErrCorruptImage,
-			detail: fmt.Sprintf("the registry names it %q, which is neither an image nor an index of images", target.MediaType)}
+		return container.Image{}, &imageError{
+			what: p.what, kind: ErrCorruptImage,
+			detail: fmt.Sprintf("the registry names it %q, which is neither an image nor an index of images", target.MediaType),
+		}
 	}
 	fetcher, err := resolver.Fetcher(ctx, name)
 	if err != nil {
@@ -306,8 +308,10 @@ func (p *pull) blob(ctx context.Context, fetcher remotes.Fetcher, blob ocispec.D
 				failed = 0
 			}
 			if failed++; failed >= p.cfg.Attempts {
-				return &imageError{what: p.what, kind: ErrRegistry, cause: err,
-					detail: fmt.Sprintf("the connection broke off %d times in a row before anything came", failed)}
+				return &imageError{
+					what: p.what, kind: ErrRegistry, cause: err,
+					detail: fmt.Sprintf("the connection broke off %d times in a row before anything came", failed),
+				}
 			}
 			if err := sleep(ctx, backoff(failed, p.cfg.Backoff, p.cfg.MaxWait)); err != nil {
 				return err
@@ -319,11 +323,15 @@ func (p *pull) blob(ctx context.Context, fetcher remotes.Fetcher, blob ocispec.D
 }
 
 func (p *pull) corrupt(blob ocispec.Descriptor, err error) error {
-	return &imageError{what: p.what, kind: ErrCorruptImage, cause: err,
-		detail: fmt.Sprintf("%s: %s", blob.Digest, redact(err.Error()))}
+	return &imageError{
+		what: p.what, kind: ErrCorruptImage, cause: err,
+		detail: fmt.Sprintf("%s: %s", blob.Digest, redact(err.Error())),
+	}
 }
 
 func (p *pull) foreign(why string) error {
-	return &imageError{what: p.what, kind: ErrPlatform,
-		detail: fmt.Sprintf("%s, and this machine is %s", why, platforms.Format(platforms.DefaultSpec()))}
+	return &imageError{
+		what: p.what, kind: ErrPlatform,
+		detail: fmt.Sprintf("%s, and this machine is %s", why, platforms.Format(platforms.DefaultSpec())),
+	}
 }

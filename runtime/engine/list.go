@@ -50,10 +50,7 @@ func (e *Engine) tasks(ctx context.Context) (map[string]*tasktypes.Process, erro
 	}
 	tasks := make(map[string]*tasktypes.Process, len(answer.Tasks))
 	for _, process := range answer.Tasks {
-		tasks[process.ContainerID] = process
-		if process.ContainerID == "" {
-			tasks[process.ID] = process // a shim that does not name the container: its main process has its name
-		}
+		tasks[process.ID] = process // a main process has the name of its container
 	}
 	return tasks, nil
 }

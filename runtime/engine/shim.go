@@ -14,8 +14,10 @@ import (
 	"github.com/containerd/containerd/v2/pkg/shutdown"
 	"github.com/containerd/containerd/v2/plugins"
 	"github.com/containerd/containerd/v2/version"
+	"github.com/containerd/log"
 	"github.com/containerd/plugin"
 	"github.com/containerd/plugin/registry"
+	"github.com/sirupsen/logrus"
 )
 
 // shimName is the file name under which this executable is the shim.
@@ -44,9 +46,40 @@ func RunAsShim() bool {
 	for _, name := range shimForgets {
 		_ = os.Unsetenv(name)
 	}
-	shim.RunShim(context.Background(), shimManager{manager.NewShimManager("io.containerd.runc.v2")})
+	logShim()
+	// The shim's own way of logging opens a FIFO that a daemon must read: when
+	// the daemon is killed in that moment, the shim stands there for ever, with
+	// a socket that takes connections and never answers.
+	withoutFifo := func(c *shim.Config) { c.NoSetupLogger = true }
+	shim.RunShim(context.Background(), shimManager{manager.NewShimManager("io.containerd.runc.v2")}, withoutFifo)
 	os.Exit(0)
 	return true
+}
+
+// shimLogVariable names the file that shims write warnings to.
+const shimLogVariable = "TARIMA_SHIM_LOG"
+
+// maxShimLog bounds that file, in bytes. It is begun anew when it is longer.
+const maxShimLog = 1 << 20
+
+// logShim sends what goes wrong in the shim to a file, or nowhere when an
+// external containerd started it and there is none.
+func logShim() {
+	log.L.Logger.SetOutput(io.Discard)
+	path := os.Getenv(shimLogVariable)
+	if path == "" {
+		return
+	}
+	flags := os.O_WRONLY | os.O_CREATE | os.O_APPEND
+	if info, err := os.Stat(path); err == nil && info.Size() > maxShimLog {
+		flags |= os.O_TRUNC
+	}
+	file, err := os.OpenFile(path, flags, 0o600)
+	if err != nil {
+		return // there is nobody to tell
+	}
+	log.L.Logger.SetOutput(file)
+	log.L.Logger.SetLevel(logrus.WarnLevel)
 }
 
 // shimForgets are variables that systemd gives to the daemon alone: the OCI
@@ -54,8 +87,8 @@ func RunAsShim() bool {
 var shimForgets = []string{"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "INVOCATION_ID", "JOURNAL_STREAM"}
 
 // shimEnvironment is added to what the shim inherits.
-func shimEnvironment() []string {
-	env := make([]string, 0, len(shimForgets))
+func shimEnvironment(state string) []string {
+	env := []string{shimLogVariable + "=" + filepath.Join(state, "shim.log")}
 	for _, name := range shimForgets {
 		env = append(env, name+"=")
 	}

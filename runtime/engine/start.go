@@ -28,6 +28,10 @@ import (
 // cleanupTimeout bounds the removal of what a failed start has made.
 const cleanupTimeout = 30 * time.Second
 
+// createTimeout bounds the making of a process. It takes a twentieth of a second;
+// a shim that does not answer must not hold up everything for ever.
+const createTimeout = 2 * time.Minute
+
 // Start makes a container from its spec and starts it. A container of that
 // name that has ended, or that a crash left half-made, is replaced; one that
 // runs gives ErrRunning and is not touched. attach is called with the process
@@ -135,7 +139,9 @@ func (e *Engine) run(ctx context.Context, id string, attach func(pid int) error)
 		return err
 	}
 	// The shim replaces the empty output by its log.
-	task, err := c.NewTask(ctx, cio.NullIO)
+	creation, cancel := context.WithTimeout(ctx, createTimeout)
+	defer cancel()
+	task, err := c.NewTask(creation, cio.NullIO)
 	if err != nil {
 		return err
 	}

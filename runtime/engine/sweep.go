@@ -10,17 +10,22 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
 	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/ttrpc"
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/types/known/anypb"
 )
 
 // Sweep removes what no container owns any more and what a crash left
@@ -54,12 +59,13 @@ func (e *Engine) sweep(ctx context.Context) error {
 		known[record.ID] = true
 		roots[record.SnapshotKey] = true
 	}
-	for id := range tasks {
-		known[id] = true
-	}
 	var errs []error
 	for id, process := range tasks {
-		errs = append(errs, e.sweepProcess(ctx, id, process))
+		if known[id] {
+			errs = append(errs, e.sweepProcess(ctx, id, process))
+		} else {
+			errs = append(errs, e.sweepStray(ctx, id))
+		}
 	}
 	errs = append(errs,
 		e.sweepRoots(ctx, roots),
@@ -93,6 +99,29 @@ func (e *Engine) sweepProcess(ctx context.Context, id string, process *tasktypes
 		return err
 	}
 	e.log.Info("removing a container whose start was cut off", "container", id)
+	return e.remove(ctx, id)
+}
+
+// sweepStray ends a container that runs and that no record tells of: the
+// engine's root was thrown away. containerd ends none without a record, so it
+// gets one for the moment.
+func (e *Engine) sweepStray(ctx context.Context, id string) error {
+	unlock, err := e.work.take(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	stub := containers.Container{
+		ID:      id,
+		Runtime: containers.RuntimeInfo{Name: e.shim},
+		Spec:    &anypb.Any{},
+	}
+	if _, err := e.client.ContainerService().Create(ctx, stub); errdefs.IsAlreadyExists(err) {
+		return nil // started since the list was made
+	} else if err != nil {
+		return fmt.Errorf("sweep: %s: %w", id, err)
+	}
+	e.log.Warn("ending a container that the engine has no record of", "container", id)
 	return e.remove(ctx, id)
 }
 
@@ -224,13 +253,52 @@ func (e *Engine) sweepShims(ctx context.Context) error {
 			continue
 		}
 		client := ttrpc.NewClient(connection)
-		call, cancel := context.WithTimeout(namespaces.WithNamespace(ctx, namespace), 3*time.Second)
+		call, cancel := context.WithTimeout(namespaces.WithNamespace(ctx, namespace), shimPatience)
 		// A shim that has containers after all refuses.
-		_, _ = taskapi.NewTTRPCTaskClient(client).Shutdown(call, &taskapi.ShutdownRequest{ID: filepath.Base(socket)})
+		_, err = taskapi.NewTTRPCTaskClient(client).Shutdown(call, &taskapi.ShutdownRequest{ID: filepath.Base(socket)})
+		if call.Err() != nil && err != nil && ctx.Err() == nil {
+			e.log.Warn("killing an idle shim that does not answer", "socket", socket)
+			errs = append(errs, killListener(socket))
+		}
 		cancel()
 		errs = append(errs, client.Close())
 	}
 	return errors.Join(errs...)
+}
+
+// shimPatience is how long an idle shim may take to answer.
+const shimPatience = 2 * time.Second
+
+// killListener kills the process that listens on a unix socket. The socket's
+// own record of its owner names the process that made it, which is gone.
+func killListener(socket string) error {
+	text, err := os.ReadFile("/proc/net/unix")
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(text)) {
+		fields := strings.Fields(line) // Num RefCount Protocol Flags Type St Inode Path
+		if len(fields) != 8 || fields[7] != socket {
+			continue
+		}
+		links, err := filepath.Glob("/proc/[0-9]*/fd/3") // where a shim gets its listener
+		if err != nil {
+			return err
+		}
+		for _, link := range links {
+			if target, err := os.Readlink(link); err != nil || target != "socket:["+fields[6]+"]" {
+				continue
+			}
+			pid, err := strconv.Atoi(strings.Split(link, "/")[2])
+			if err != nil {
+				return err
+			}
+			if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("killing the shim %d: %w", pid, err)
+			}
+		}
+	}
+	return nil
 }
 
 // sweepCommands ends commands in containers whose daemon is gone: nobody reads
@@ -248,7 +316,8 @@ func (e *Engine) sweepCommands(ctx context.Context) error {
 			if err == nil {
 				_, err = e.client.TaskService().Wait(ctx, &tasksapi.WaitRequest{ContainerID: id, ExecID: command})
 			}
-			if err == nil || isGone(err) {
+			// One that never came to run cannot be killed, only removed.
+			if err == nil || isGone(err) || errdefs.IsFailedPrecondition(errgrpc.ToNative(err)) {
 				_, err = e.client.TaskService().DeleteProcess(ctx, &tasksapi.DeleteProcessRequest{ContainerID: id, ExecID: command})
 			}
 			if err != nil && !isGone(err) {

@@ -1,0 +1,157 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+func addr(text string) netip.Addr { return netip.MustParseAddr(text) }
+
+func TestExec(t *testing.T) {
+	e := newEngine(t)
+	spec := shell("host", "sleep 3600")
+	spec.User, spec.Env, spec.IDBase = "app", []string{"OF_SPEC=yes"}, idBase
+	mustStart(t, e, spec)
+	id := spec.ID()
+	for _, c := range []struct {
+		name   string
+		argv   []string
+		code   int
+		output string
+	}{
+		{"output and code", []string{"sh", "-c", "echo out; echo err >&2; exit 5"}, 5, "out\nerr\n"},
+		{"user and environment", []string{"sh", "-c", "echo $(id -u) $OF_SPEC"}, 0, "1000 yes\n"},
+		{"by a signal", []string{"sh", "-c", "kill -TERM $$"}, 143, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			code, output, err := e.Exec(t.Context(), id, c.argv)
+			if err != nil || code != c.code || string(output) != c.output {
+				t.Errorf("%d, %q, %v; want %d, %q", code, output, err, c.code, c.output)
+			}
+		})
+	}
+	t.Run("long output is cut and does not block", func(t *testing.T) {
+		code, output, err := e.Exec(t.Context(), id, []string{"sh", "-c", "yes | head -c 1000000; exit 6"})
+		if err != nil || code != 6 || len(output) != execOutput {
+			t.Errorf("%d, %d bytes, %v", code, len(output), err)
+		}
+	})
+	t.Run("the end of the context kills it", func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		defer cancel()
+		if _, _, err := e.Exec(ctx, id, []string{"sleep", "3600"}); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("error %v", err)
+		}
+	})
+	t.Run("no such program", func(t *testing.T) {
+		if _, _, err := e.Exec(t.Context(), id, []string{"/no/such"}); err == nil {
+			t.Error("no error")
+		}
+	})
+	t.Run("no such container", func(t *testing.T) {
+		if _, _, err := e.Exec(t.Context(), "test.nobody", []string{"true"}); !errors.Is(err, ErrNotFound) {
+			t.Errorf("error %v", err)
+		}
+	})
+	t.Run("no pipe is left", func(t *testing.T) {
+		left, err := os.ReadDir(e.cfg.State + "/fifo")
+		if err != nil || len(left) > 0 {
+			t.Errorf("%v, %v", left, err)
+		}
+	})
+}
+
+// screen is what a terminal shows.
+type screen struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (s *screen) Write(text []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.Write(text)
+}
+
+func (s *screen) shows(text string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return strings.Contains(s.text.String(), text)
+}
+
+func TestExecTTY(t *testing.T) {
+	e := newEngine(t)
+	mustStart(t, e, shell("tty", "sleep 3600"))
+	session := func(t *testing.T, ctx context.Context) (io.WriteCloser, *screen, chan Size, chan error, *int) {
+		keyboard, typed := io.Pipe()
+		out, sizes, done := &screen{}, make(chan Size, 1), make(chan error, 1)
+		code := new(int)
+		t.Cleanup(func() { _ = typed.Close() })
+		go func() {
+			var err error
+			*code, err = e.ExecTTY(ctx, "test.tty", []string{"sh"}, Terminal{In: keyboard, Out: out, Resize: sizes, Term: "vt100"})
+			_ = keyboard.Close()
+			done <- err
+		}()
+		return typed, out, sizes, done, code
+	}
+	typeLine := func(t *testing.T, w io.Writer, line string) {
+		t.Helper()
+		if _, err := io.WriteString(w, line+"\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	finish := func(t *testing.T, done chan error) error {
+		t.Helper()
+		select {
+		case err := <-done:
+			return err
+		case <-time.After(deadline):
+			t.Fatal("the session does not end")
+			return nil
+		}
+	}
+
+	t.Run("a session", func(t *testing.T) {
+		typed, out, sizes, done, code := session(t, t.Context())
+		typeLine(t, typed, "test -t 0 && echo is-a-$((1+1))-tty $TERM")
+		eventually(t, "the answer", func() bool { return out.shows("is-a-2-tty vt100") })
+		sizes <- Size{Width: 111, Height: 37}
+		eventually(t, "the size", func() bool {
+			typeLine(t, typed, "stty size")
+			return out.shows("37 111")
+		})
+		typeLine(t, typed, "exit 9")
+		if err := finish(t, done); err != nil || *code != 9 {
+			t.Errorf("code %d, %v", *code, err)
+		}
+	})
+	t.Run("a hang-up ends it", func(t *testing.T) {
+		typed, out, _, done, code := session(t, t.Context())
+		typeLine(t, typed, "echo up-$((1+1))")
+		eventually(t, "the shell", func() bool { return out.shows("up-2") })
+		_ = typed.Close()
+		if err := finish(t, done); err != nil || *code != 128+1 {
+			t.Errorf("code %d, %v", *code, err)
+		}
+	})
+	t.Run("the end of the context ends even one that ignores it", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		typed, out, _, done, code := session(t, ctx)
+		typeLine(t, typed, "trap '' HUP; echo up-$((1+1)); while :; do sleep 1; done")
+		eventually(t, "the shell", func() bool { return out.shows("up-2") })
+		cancel()
+		if err := finish(t, done); !errors.Is(err, context.Canceled) || *code != 128+9 {
+			t.Errorf("code %d, %v", *code, err)
+		}
+	})
+}
