@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -130,7 +131,10 @@ func checkHistory(tx *bbolt.Tx, site string, note func(string, ...any)) {
 		})
 	}
 	if history := findBucket(tx, site, bucketHistory); history != nil {
-		_ = history.ForEach(func(k, _ []byte) error {
+		_ = history.ForEach(func(k, v []byte) error {
+			if !bytes.Equal(v, historySeal(location{site, bucketHistory, k})) {
+				note("%s: the index has a damaged entry", site)
+			}
 			if !want[string(k)] {
 				note("%s: the index names an event that is not there: %q", site, k)
 			}

@@ -154,42 +154,75 @@ func (c *copier) run(ctx context.Context, s *Store) {
 	}
 }
 
-// fromCopies looks for a record in the copies, newest first. It returns the
-// stored bytes and the copy's path, or nil.
-func (s *Store) fromCopies(l location) ([]byte, string) {
+// fromCopies looks for records in the copies, newest first. It returns each
+// record's stored bytes and the copy's path, where a copy has it.
+func (s *Store) fromCopies(wanted []location) ([][]byte, []string) {
+	found, paths := make([][]byte, len(wanted)), make([]string, len(wanted))
 	for _, c := range slices.Backward(s.listCopies()) {
-		raw, err := s.readCopy(c.path, l)
+		err := s.readCopy(c.path, func(tx *bbolt.Tx) error {
+			for i, l := range wanted {
+				if found[i] != nil {
+					continue
+				}
+				raw := lookup(tx, l)
+				if _, err := unseal(l, raw); err == nil {
+					found[i], paths[i] = slices.Clone(raw), c.path
+				}
+			}
+			return nil
+		})
 		if err != nil {
 			s.log.Warn("a copy of the store could not be read", "copy", c.path, "error", err)
-			continue
-		}
-		if raw != nil {
-			return raw, c.path
 		}
 	}
-	return nil, ""
+	return found, paths
 }
 
-// readCopy reads one record of a copy; nil when it has none that is sound.
-func (s *Store) readCopy(path string, l location) ([]byte, error) {
+// readCopy reads from a copy that is sound and of this schema.
+func (s *Store) readCopy(path string, read func(*bbolt.Tx) error) error {
 	if err := verifyFile(path); err != nil {
-		return nil, err
+		return err
 	}
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, Timeout: time.Second, NoStatistics: true})
 	if err != nil {
-		return nil, fmt.Errorf("open the copy: %w", err)
+		return fmt.Errorf("open the copy: %w", err)
 	}
-	var out []byte
 	err = db.View(func(tx *bbolt.Tx) error {
-		// A copy of an older schema may have other records under this name.
-		if v, err := versionOf(tx); err != nil || v != schemaVersion || tx.Bucket(bucketSites) == nil {
+		// A copy of an older schema may have other records under a name.
+		if v, err := versionOf(tx); err != nil || v != schemaVersion {
 			return err
 		}
-		raw := lookup(tx, l)
-		if _, err := unseal(l, raw); err == nil {
-			out = slices.Clone(raw)
+		if err := shape(tx); err != nil {
+			return err
 		}
-		return nil
+		return read(tx)
 	})
-	return out, errors.Join(err, db.Close())
+	return errors.Join(err, db.Close())
+}
+
+// missingIn returns the records that the newest readable copy has in a bucket
+// where the database has none.
+func (s *Store) missingIn(db *bbolt.DB, site, bucket string) (records []location, values [][]byte, from string) {
+	for _, c := range slices.Backward(s.listCopies()) {
+		records, values = nil, nil
+		err := s.readCopy(c.path, func(old *bbolt.Tx) error {
+			b := findBucket(old, site, bucket)
+			if b == nil {
+				return nil
+			}
+			return db.View(func(tx *bbolt.Tx) error {
+				return b.ForEach(func(k, raw []byte) error {
+					l := location{site, bucket, slices.Clone(k)}
+					if _, err := unseal(l, raw); err == nil && lookup(tx, l) == nil {
+						records, values = append(records, l), append(values, slices.Clone(raw))
+					}
+					return nil
+				})
+			})
+		})
+		if err == nil {
+			return records, values, c.path
+		}
+	}
+	return nil, nil, ""
 }

@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"strings"
 	"time"
@@ -66,7 +67,7 @@ func (s *Store) AppendEvent(site string, e record.Event) (record.Event, error) {
 			return err
 		}
 		if stored.Service != "" {
-			if err := history.Put(historyKey(stored.Service, stored.Seq), nil); err != nil {
+			if err := putHistory(history, site, stored); err != nil {
 				return err
 			}
 		}
@@ -217,6 +218,19 @@ func sequenceKey(seq uint64) []byte { return binary.BigEndian.AppendUint64(nil, 
 
 func historyKey(service string, seq uint64) []byte {
 	return binary.BigEndian.AppendUint64(append([]byte(service), 0), seq)
+}
+
+// putHistory enters an event into the index of its site.
+func putHistory(history *bbolt.Bucket, site string, e record.Event) error {
+	l := location{site, bucketHistory, historyKey(e.Service, e.Seq)}
+	return history.Put(l.key, historySeal(l))
+}
+
+// historySeal is the value of an index entry, which makes damage to its key
+// noticed.
+func historySeal(l location) []byte {
+	sum := l.checksum(nil)
+	return hex.AppendEncode(nil, sum[:])
 }
 
 // shorten bounds a text for people, at a character's boundary.

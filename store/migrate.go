@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -25,16 +26,20 @@ func (s *Store) migrate(db *bbolt.DB) error {
 	version, fresh := 0, false
 	err := db.View(func(tx *bbolt.Tx) (err error) {
 		version, err = versionOf(tx)
-		fresh = tx.Bucket(bucketMeta) == nil && tx.Bucket(bucketSites) == nil
+		first, _ := tx.Cursor().First()
+		fresh = first == nil
 		return err
 	})
 	switch {
 	case err != nil:
 		return err
+	case version == 0 && !fresh && !isSchema0(db):
+		// Without a version it must look like the first schema.
+		return fmt.Errorf("%w: it has no version", errDamaged)
 	case version > schemaVersion:
 		return fmt.Errorf("%w: %s has schema %d and this one knows %d; install that version again, or put %s in its place, which was made before the change",
 			ErrNewer, s.path(), version, schemaVersion, filepath.Join(s.copiesDir(), fmt.Sprintf("before-schema-%d-*.db", schemaVersion+1)))
-	case version == schemaVersion:
+	case version == schemaVersion && !fresh:
 		return nil
 	}
 	if !fresh {
@@ -46,7 +51,11 @@ func (s *Store) migrate(db *bbolt.DB) error {
 	}
 	return db.Update(func(tx *bbolt.Tx) error {
 		for _, name := range [][]byte{bucketMeta, bucketSites, bucketQuarantine} {
-			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+			_, err := tx.CreateBucketIfNotExists(name)
+			if errors.Is(err, bbolt.ErrIncompatibleValue) {
+				return fmt.Errorf("%w: %q is not a bucket", errDamaged, name)
+			}
+			if err != nil {
 				return err
 			}
 		}
@@ -59,6 +68,17 @@ func (s *Store) migrate(db *bbolt.DB) error {
 		}
 		return tx.Bucket(bucketMeta).Put(keyVersion, strconv.AppendInt(nil, schemaVersion, 10))
 	})
+}
+
+// isSchema0 says whether the database has sites and nothing that came later.
+func isSchema0(db *bbolt.DB) bool {
+	err := db.View(func(tx *bbolt.Tx) error {
+		if tx.Bucket(bucketSites) == nil || tx.Bucket(bucketMeta) != nil || tx.Bucket(bucketQuarantine) != nil {
+			return errDamaged
+		}
+		return nil
+	})
+	return err == nil
 }
 
 // sealRecords leads from schema 0, in which records were JSON without a

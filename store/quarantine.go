@@ -39,13 +39,23 @@ func (s *Store) quarantine(bad []trouble) error {
 
 func (s *Store) quarantineIn(db *bbolt.DB, bad []trouble) error {
 	// Copies are read before the transaction begins: it should be short.
-	replacements := make([][]byte, len(bad))
 	lost := make([]LostRecord, len(bad))
+	replacements := make([][]byte, len(bad))
+	var wanted []location
+	var place []int
 	for i, t := range bad {
 		lost[i] = LostRecord{Record: t.String(), Why: t.err.Error()}
 		// Events are many, and one more or less decides nothing.
 		if t.bucket != bucketEvents {
-			replacements[i], lost[i].From = s.fromCopies(t.location)
+			wanted, place = append(wanted, t.location), append(place, i)
+		}
+	}
+	found, paths := s.fromCopies(wanted)
+	unknown := map[[2]string]bool{}
+	for i := range wanted {
+		replacements[place[i]], lost[place[i]].From = found[i], paths[i]
+		if found[i] == nil {
+			unknown[[2]string{wanted[i].site, wanted[i].bucket}] = true
 		}
 	}
 	var moved []LostRecord
@@ -74,11 +84,66 @@ func (s *Store) quarantineIn(db *bbolt.DB, bad []trouble) error {
 	if err != nil || len(moved) == 0 {
 		return err
 	}
+	// No copy knows a record of that name: perhaps it is the name that is
+	// damaged, and the copy has the record under the right one.
+	for u := range unknown {
+		more, err := s.addMissing(db, u[0], u[1])
+		if err != nil {
+			return err
+		}
+		moved = append(moved, more...)
+	}
 	s.noteRecovery(Recovery{At: time.Now().UTC(), Records: moved})
 	for _, l := range moved {
 		s.log.Error("a record of the store could not be read and is in quarantine", "record", l.Record, "why", l.Why, "copy", l.From)
 	}
 	return nil
+}
+
+// addMissing takes from the newest copy the records of a bucket that are not
+// in the database.
+func (s *Store) addMissing(db *bbolt.DB, site, bucket string) ([]LostRecord, error) {
+	records, values, from := s.missingIn(db, site, bucket)
+	if len(records) == 0 {
+		return nil, nil
+	}
+	var added []LostRecord
+	err := db.Update(func(tx *bbolt.Tx) error {
+		added = nil
+		b := findBucket(tx, site, bucket)
+		if b == nil {
+			return nil
+		}
+		for i, l := range records {
+			if bucket == bucketAddresses && placeTaken(b, l, values[i]) {
+				continue // it was released and given to another service since
+			}
+			if err := b.Put(l.key, values[i]); err != nil {
+				return err
+			}
+			added = append(added, LostRecord{Record: l.String(), Why: "was missing", From: from})
+		}
+		return nil
+	})
+	return added, err
+}
+
+// placeTaken says whether the address in a stored record belongs to another
+// service by now.
+func placeTaken(b *bbolt.Bucket, l location, raw []byte) bool {
+	var a assignment
+	if decode(l, raw, &a) != nil {
+		return true
+	}
+	taken := false
+	_ = b.ForEach(func(k, raw []byte) error {
+		var other assignment
+		if decode(location{l.site, l.bucket, k}, raw, &other) == nil {
+			taken = taken || other.V4 == a.V4 || other.IDBase == a.IDBase
+		}
+		return nil
+	})
+	return taken
 }
 
 // moveRecord moves one record into quarantine, unless somebody else did.
@@ -154,6 +219,6 @@ func indexHistory(tx *bbolt.Tx, site string) error {
 		if decode(location{site, bucketEvents, k}, raw, &e) != nil || e.Service == "" {
 			return nil // the next reader puts it into quarantine
 		}
-		return history.Put(historyKey(e.Service, e.Seq), nil)
+		return putHistory(history, site, e)
 	})
 }

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
 )
 
 // Recovery says what was wrong with the store and what became of it.
@@ -110,7 +112,6 @@ func (s *Store) openLastButOne(m meta) (*bbolt.DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The first transaction also writes the damaged page anew.
 	return s.replaced(db, Recovery{At: time.Now().UTC(), Reason: cause.Error()})
 }
 
@@ -156,8 +157,11 @@ func (s *Store) replace(cause error) (*bbolt.DB, error) {
 }
 
 func (s *Store) replaced(db *bbolt.DB, r Recovery) (*bbolt.DB, error) {
-	if err := db.Update(skipSequences); err != nil {
-		return nil, errors.Join(err, db.Close())
+	// Each transaction writes one of the two meta pages anew.
+	for range 2 {
+		if err := db.Update(skipSequences); err != nil {
+			return nil, errors.Join(err, db.Close())
+		}
 	}
 	s.noteRecovery(r)
 	s.log.Error("the store was damaged and has been recovered",
@@ -241,6 +245,11 @@ func (s *Store) openFile() (*bbolt.DB, error) {
 		if errors.Is(err, bbolt.ErrTimeout) {
 			return fmt.Errorf("%w: another program has %s open", ErrHeld, s.path())
 		}
+		// What does not come from the system comes from the content.
+		err = classify(err)
+		if errno := unix.Errno(0); err != nil && !errors.Is(err, ErrNoSpace) && !errors.As(err, &errno) {
+			return fmt.Errorf("%w: %w", errDamaged, err)
+		}
 		return err
 	})
 	if err != nil {
@@ -258,23 +267,105 @@ func (s *Store) openFile() (*bbolt.DB, error) {
 	return db, nil
 }
 
-// scan checks every record's checksum and puts those that do not match into
-// quarantine.
+// scan checks that the buckets are those of the schema, and every record's
+// checksum. Records that do not match go into quarantine.
 func (s *Store) scan(db *bbolt.DB) error {
 	var bad []trouble
+	var unindexed []string
 	err := db.View(func(tx *bbolt.Tx) error {
-		return eachRecord(tx, func(l location, raw []byte) error {
+		if err := shape(tx); err != nil {
+			return err
+		}
+		good := map[string]bool{}
+		err := eachRecord(tx, func(l location, raw []byte) error {
 			if _, err := unseal(l, raw); err != nil {
 				l.key = slices.Clone(l.key)
 				bad = append(bad, trouble{location: l, err: err})
+			} else {
+				good[l.site] = true
 			}
 			return nil
 		})
+		for _, t := range bad {
+			// The site's own name is damaged, or nearly all of its pages.
+			if !good[t.site] {
+				return fmt.Errorf("%w: no record of site %q can be read", errDamaged, t.site)
+			}
+		}
+		unindexed = damagedIndexes(tx)
+		return err
 	})
-	if err != nil || len(bad) == 0 {
+	if err == nil && len(bad) > 0 {
+		err = s.quarantineIn(db, bad)
+	}
+	if err != nil || len(unindexed) == 0 {
 		return err
 	}
-	return s.quarantineIn(db, bad)
+	s.log.Warn("the index of events was damaged and is made anew", "sites", unindexed)
+	return db.Update(func(tx *bbolt.Tx) error {
+		for _, site := range unindexed {
+			if err := indexHistory(tx, site); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// damagedIndexes are the sites whose index of events has a damaged entry.
+func damagedIndexes(tx *bbolt.Tx) []string {
+	var out []string
+	sites := tx.Bucket(bucketSites)
+	_ = sites.ForEachBucket(func(site []byte) error {
+		b := findBucket(tx, string(site), bucketHistory)
+		if b == nil {
+			return nil
+		}
+		c := b.Cursor()
+		for k, v := c.First(); k != nil; k, v = c.Next() {
+			if !bytes.Equal(v, historySeal(location{string(site), bucketHistory, k})) {
+				out = append(out, string(site))
+				break
+			}
+		}
+		return nil
+	})
+	return out
+}
+
+// shape checks that buckets and values are where the schema has them. The pages
+// may hold together where the mark of a bucket or its name is damaged.
+func shape(tx *bbolt.Tx) error {
+	top := [][]byte{bucketMeta, bucketQuarantine, bucketSites}
+	c := tx.Cursor()
+	for k, v := c.First(); k != nil; k, v = c.Next() {
+		if v != nil || !slices.ContainsFunc(top, func(b []byte) bool { return bytes.Equal(b, k) }) {
+			return fmt.Errorf("%w: it holds %q, which is not in the schema", errDamaged, k)
+		}
+	}
+	for _, name := range top[:2] {
+		if err := valuesOnly(tx.Bucket(name)); err != nil {
+			return err
+		}
+	}
+	sites := tx.Bucket(bucketSites)
+	return sites.ForEach(func(site, v []byte) error {
+		if v != nil || !siteName.Match(site) {
+			return fmt.Errorf("%w: it holds %q where sites are", errDamaged, site)
+		}
+		return sites.Bucket(site).ForEach(func(k, v []byte) error {
+			if v != nil || !slices.Contains(siteBuckets, string(k)) {
+				return fmt.Errorf("%w: site %s holds %q, which is not in the schema", errDamaged, site, k)
+			}
+			return valuesOnly(sites.Bucket(site).Bucket(k))
+		})
+	})
+}
+
+func valuesOnly(b *bbolt.Bucket) error {
+	return b.ForEachBucket(func(k []byte) error {
+		return fmt.Errorf("%w: it holds a bucket %q where records are", errDamaged, k)
+	})
 }
 
 // eachRecord calls fn with every checksummed record.

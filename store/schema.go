@@ -29,7 +29,7 @@ package store
 //	        events              sequence: the last Seq given
 //	            SEQ             record.Event; SEQ is 8 bytes, big endian
 //	        history             which events speak of a service
-//	            SERVICE 0 SEQ   empty
+//	            SERVICE 0 SEQ   the checksum of path and key in eight hexadecimal digits
 //	quarantine
 //	    N               quarantined: a record that could not be read, as it was
 

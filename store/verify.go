@@ -32,6 +32,7 @@ const (
 
 	flagBranch   = 0x01
 	flagLeaf     = 0x02
+	flagMeta     = 0x04
 	flagFreelist = 0x10
 	flagBucket   = 0x01 // of a leaf element
 
@@ -117,6 +118,9 @@ func currentMeta(data []byte) (meta, error) {
 	// The page size stands in the meta page alone: the second page is looked
 	// for where the first one says, or else wherever it may be.
 	first, firstErr := readMeta(data, 0)
+	if errors.Is(firstErr, errPageSize) {
+		return best, firstErr
+	}
 	if firstErr == nil {
 		best, valid = first, 1
 	}
@@ -125,10 +129,16 @@ func currentMeta(data []byte) (meta, error) {
 			continue
 		}
 		second, err := readMeta(data, size)
-		if err != nil || second.pageSize != size {
+		if errors.Is(err, errPageSize) || err == nil && second.pageSize != size {
+			return best, errPageSize
+		}
+		if err != nil {
 			continue
 		}
-		valid++
+		// They are written in turns, so their transactions are neighbours.
+		if firstErr != nil || first.transaction+1 == second.transaction || second.transaction+1 == first.transaction {
+			valid++
+		}
 		if firstErr != nil || second.transaction > best.transaction {
 			best = second
 		}
@@ -137,7 +147,6 @@ func currentMeta(data []byte) (meta, error) {
 	if valid == 0 {
 		return best, firstErr
 	}
-	best.alone = valid == 1
 	switch {
 	case best.pages < 4 || best.pages > uint64(len(data)/best.pageSize):
 		return best, fmt.Errorf("it should have %d pages of %d bytes and has %d bytes", best.pages, best.pageSize, len(data))
@@ -146,8 +155,19 @@ func currentMeta(data []byte) (meta, error) {
 	case best.freelist != noFreelist && (best.freelist < 2 || best.freelist >= best.pages):
 		return best, fmt.Errorf("the freelist page %d is out of range", best.freelist)
 	}
+	// The checksum leaves out the page's header, which the database does not
+	// read either.
+	best.alone = valid < 2 || !metaHeader(data, 0) || !metaHeader(data[best.pageSize:], 1)
 	return best, nil
 }
+
+func metaHeader(page []byte, id uint64) bool {
+	return len(page) >= pageHeader && binary.NativeEndian.Uint64(page) == id && binary.NativeEndian.Uint16(page[8:]) == flagMeta
+}
+
+// errPageSize is about a meta page that has a right checksum and cannot be
+// right. The database would go by it even where the other one is good.
+var errPageSize = errors.New("its page size makes no sense")
 
 func readMeta(data []byte, at int) (meta, error) {
 	if len(data) < at+pageHeader+metaSize {
@@ -157,21 +177,26 @@ func readMeta(data []byte, at int) (meta, error) {
 	body := page[pageHeader : pageHeader+metaSize]
 	u32 := func(n int) uint32 { return binary.NativeEndian.Uint32(body[n:]) }
 	u64 := func(n int) uint64 { return binary.NativeEndian.Uint64(body[n:]) }
-	sum := fnv.New64a()
-	sum.Write(body[:56])
 	switch {
 	case u32(0) != metaMagic:
 		return meta{}, errors.New("it is not a database")
 	case u32(4) != formatVersion:
 		return meta{}, fmt.Errorf("its format is version %d", u32(4))
-	case sum.Sum64() != u64(56):
+	case metaSum(body) != u64(56):
 		return meta{}, errors.New("its meta page does not match its checksum")
 	}
 	m := meta{pageSize: int(u32(8)), root: u64(16), freelist: u64(32), pages: u64(40), transaction: u64(48)}
 	if m.pageSize < 1024 || m.pageSize > 1<<16 || m.pageSize&(m.pageSize-1) != 0 {
-		return meta{}, fmt.Errorf("its page size is %d", m.pageSize)
+		return meta{}, errPageSize
 	}
 	return m, nil
+}
+
+// metaSum is the checksum of a meta page's fields before it.
+func metaSum(body []byte) uint64 {
+	sum := fnv.New64a()
+	sum.Write(body[:metaSize-8])
+	return sum.Sum64()
 }
 
 // verifier walks every page that is in use.
@@ -225,20 +250,49 @@ func (v *verifier) tree(id uint64, low, high []byte, depth int) error {
 	}
 }
 
-// element returns element i of a page, from its first byte on.
-func element(span []byte, i, count int) ([]byte, error) {
-	if pageHeader+count*elementSize > len(span) {
-		return nil, errors.New("holds more elements than it has room for")
-	}
-	return span[pageHeader+i*elementSize:], nil
+// packing walks the elements of a page. The database packs a page tightly:
+// header, elements, then the elements' data in their order without a gap, then
+// zeros. Holding it to that shows damage to counts and sizes, which would make
+// records disappear without a trace.
+type packing struct {
+	span  []byte
+	count int
+	next  int // where the data of the next element begins
 }
 
-// cut returns n bytes at an offset, both from the page.
-func cut(b []byte, at, n uint32) ([]byte, error) {
-	if uint64(at)+uint64(n) > uint64(len(b)) {
+func pack(span []byte, count int) (*packing, error) {
+	next := pageHeader + count*elementSize
+	if next > len(span) {
+		return nil, errors.New("holds more elements than it has room for")
+	}
+	return &packing{span: span, count: count, next: next}, nil
+}
+
+// element returns the header of element i.
+func (p *packing) element(i int) []byte {
+	return p.span[pageHeader+i*elementSize:][:elementSize]
+}
+
+// data returns the bytes of element i, of which it says where they begin,
+// counted from itself, and how many there are.
+func (p *packing) data(i int, at, n uint64) ([]byte, error) {
+	if uint64(pageHeader+i*elementSize)+at != uint64(p.next) { //nolint:gosec // not negative
+		return nil, errors.New("has an element in the wrong place")
+	}
+	if n > uint64(len(p.span)-p.next) { //nolint:gosec // not negative
 		return nil, errors.New("has an element that runs over its end")
 	}
-	return b[at : at+n], nil
+	b := p.span[p.next : p.next+int(n)] //nolint:gosec // below the page's length
+	p.next += int(n)                    //nolint:gosec // below the page's length
+	return b, nil
+}
+
+// end checks what follows the last element.
+func (p *packing) end() error {
+	if len(bytes.TrimLeft(p.span[p.next:], "\x00")) > 0 {
+		return errors.New("has something behind its last element")
+	}
+	return nil
 }
 
 // inOrder checks that key follows the one before and lies within the bounds.
@@ -263,13 +317,14 @@ func (v *verifier) branch(id uint64, span []byte, count int, low, high []byte, d
 		id  uint64
 	}
 	children := make([]child, count)
+	p, err := pack(span, count)
+	if err != nil {
+		return fmt.Errorf("page %d %w", id, err)
+	}
 	var before []byte
 	for i := range children {
-		e, err := element(span, i, count)
-		if err != nil {
-			return fmt.Errorf("page %d %w", id, err)
-		}
-		key, err := cut(e, binary.NativeEndian.Uint32(e), binary.NativeEndian.Uint32(e[4:]))
+		e := p.element(i)
+		key, err := p.data(i, uint64(binary.NativeEndian.Uint32(e)), uint64(binary.NativeEndian.Uint32(e[4:])))
 		if err == nil {
 			err = inOrder(key, before, low, high)
 		}
@@ -278,6 +333,9 @@ func (v *verifier) branch(id uint64, span []byte, count int, low, high []byte, d
 		}
 		children[i] = child{key: key, id: binary.NativeEndian.Uint64(e[8:])}
 		before = key
+	}
+	if err := p.end(); err != nil {
+		return fmt.Errorf("page %d %w", id, err)
 	}
 	for i, c := range children {
 		end := high
@@ -292,21 +350,20 @@ func (v *verifier) branch(id uint64, span []byte, count int, low, high []byte, d
 }
 
 func (v *verifier) leaf(id uint64, span []byte, count int, low, high []byte, depth int) error {
+	p, err := pack(span, count)
+	if err != nil {
+		return fmt.Errorf("page %d %w", id, err)
+	}
 	var before []byte
 	for i := range count {
-		e, err := element(span, i, count)
-		if err != nil {
-			return fmt.Errorf("page %d %w", id, err)
-		}
-		flags, at := binary.NativeEndian.Uint32(e), binary.NativeEndian.Uint32(e[4:])
-		keySize, valueSize := binary.NativeEndian.Uint32(e[8:]), binary.NativeEndian.Uint32(e[12:])
-		key, err := cut(e, at, keySize)
+		e := p.element(i)
+		flags, at := binary.NativeEndian.Uint32(e), uint64(binary.NativeEndian.Uint32(e[4:]))
+		keySize, valueSize := uint64(binary.NativeEndian.Uint32(e[8:])), uint64(binary.NativeEndian.Uint32(e[12:]))
+		both, err := p.data(i, at, keySize+valueSize)
+		var key, value []byte
 		if err == nil {
+			key, value = both[:keySize], both[keySize:]
 			err = inOrder(key, before, low, high)
-		}
-		var value []byte
-		if err == nil {
-			value, err = cut(e[uint64(at)+uint64(keySize):], 0, valueSize)
 		}
 		if err != nil {
 			return fmt.Errorf("page %d %w", id, err)
@@ -321,6 +378,9 @@ func (v *verifier) leaf(id uint64, span []byte, count int, low, high []byte, dep
 		default:
 			return fmt.Errorf("page %d has an element of no known kind (%#x)", id, flags)
 		}
+	}
+	if err := p.end(); err != nil {
+		return fmt.Errorf("page %d %w", id, err)
 	}
 	return nil
 }
@@ -346,7 +406,8 @@ func (v *verifier) bucket(id uint64, value []byte, depth int) error {
 	return v.leaf(id, inline, int(binary.NativeEndian.Uint16(inline[10:])), nil, nil, depth+1)
 }
 
-// freelist checks that free pages are in range, named once and not in use.
+// freelist checks that free pages are in range, named once and not in use, and
+// that every page is one or the other.
 func (v *verifier) freelist() error {
 	if v.meta.freelist == noFreelist {
 		return nil
@@ -380,6 +441,12 @@ func (v *verifier) freelist() error {
 			return fmt.Errorf("page %d is in use and free", id)
 		}
 		last = id
+		v.seen[id] = true
+	}
+	for id := range v.seen[2:] {
+		if !v.seen[id+2] {
+			return fmt.Errorf("page %d is neither in use nor free", id+2)
+		}
 	}
 	return nil
 }

@@ -245,6 +245,10 @@ func unknownKey(path, allowed []string) Problem {
 	p := problem(path, "unknown key")
 	p.onKey = true
 	p.Nearest = Nearest(name, allowed)
+	if len(path) > 1 && slices.Contains(fieldNames(reflect.TypeFor[Config]()), name) {
+		p.What += fmt.Sprintf("; [%s] is a table of its own", name)
+		return p
+	}
 	// A key in the wrong table is the more usual mistake: say where it lives.
 	if p.Nearest == "" {
 		if homes := homesOf(name); len(homes) > 0 {

@@ -1,6 +1,7 @@
 package site
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/mail"
@@ -33,7 +34,7 @@ type checker struct {
 func validate(c *Config, readable func(path []string) bool) Problems {
 	k := &checker{readable: readable}
 	k.site(&c.Site)
-	k.proxy(&c.Proxy)
+	k.proxy(&c.Proxy, c.Site.Host)
 	k.network(&c.Network)
 	k.path(c.Engine.Socket, "engine", "socket")
 	if r := c.Engine.Runtime; strings.Contains(r, "/") {
@@ -69,22 +70,24 @@ func (k *checker) site(s *Site) {
 	if s.Host == "" {
 		k.check(fmt.Errorf(`is missing: the public name of the LMS, as in host = "learn.example.org"`), "site", "host")
 	}
-	seen := map[string]string{}
-	for _, h := range []struct{ key, name string }{
-		{"host", s.Host},
-		{"studio", s.Studio},
-		{"apps", s.Apps},
-		{"search", s.Search},
-	} {
-		if h.name == "" {
+	hosts := []struct{ key, said, name string }{
+		{"host", s.Host, s.Host},
+		{"studio", s.Studio, cmp.Or(s.Studio, "studio."+s.Host)},
+		{"apps", s.Apps, cmp.Or(s.Apps, "apps."+s.Host)},
+		{"search", s.Search, cmp.Or(s.Search, "meilisearch."+s.Host)},
+	}
+	for i, h := range hosts {
+		if h.said == "" {
 			continue
 		}
 		_, err := normalHost(h.name)
-		if other, twice := seen[h.name]; err == nil && twice {
-			err = fmt.Errorf("%q is already the name of site.%s: each part of the site needs a name of its own", h.name, other)
+		for j, other := range hosts {
+			// Of two equal names the later one that the file says is wrong.
+			if err == nil && j != i && other.name == h.name && (j < i || other.said == "") {
+				err = fmt.Errorf("%q is already the name of site.%s: each part of the site needs a name of its own", h.name, other.key)
+			}
 		}
 		k.check(err, "site", h.key)
-		seen[h.name] = h.key
 	}
 	k.check(checkLength(s.Name, 250), "site", "name")
 	k.check(checkMail(s.Contact), "site", "contact")
@@ -104,15 +107,23 @@ func (k *checker) site(s *Site) {
 
 var releaseName = regexp.MustCompile(`^[a-z][a-z0-9.-]{0,39}$`)
 
-func (k *checker) proxy(p *Proxy) {
-	k.check(checkListen(p.HTTP), "proxy", "http")
-	err := checkListen(p.HTTPS)
-	if err == nil && p.HTTPS != "" && p.HTTPS == p.HTTP {
-		err = fmt.Errorf("%q is already the address of proxy.http", p.HTTPS)
+func (k *checker) proxy(p *Proxy, host string) {
+	httpErr, httpsErr := checkListen(p.HTTP), checkListen(p.HTTPS)
+	if plain, tls := cmp.Or(p.HTTP, ":80"), cmp.Or(p.HTTPS, ":443"); httpErr == nil && httpsErr == nil && plain == tls {
+		// The one that the file says is wrong.
+		if p.HTTPS != "" {
+			httpsErr = fmt.Errorf("%q is already the address of proxy.http", tls)
+		} else {
+			httpErr = fmt.Errorf("%q is already the address of proxy.https", plain)
+		}
 	}
-	k.check(err, "proxy", "https")
+	k.check(httpErr, "proxy", "http")
+	k.check(httpsErr, "proxy", "https")
 	if p.TLS != "" {
 		k.name(string(p.TLS), []string{string(TLSLocal), string(TLSACME)}, false, "proxy", "tls")
+	}
+	if p.TLS == TLSACME && isLocalName(host) {
+		k.check(fmt.Errorf(`no public authority certifies names like %q: write tls = "local"`, host), "proxy", "tls")
 	}
 	k.check(checkMail(p.Email), "proxy", "email")
 	if h := p.Hold; h != nil && (*h < 0 || *h > 10*time.Minute) {
@@ -196,15 +207,15 @@ func (k *checker) images(i *Images) {
 }
 
 func checkRegistry(r string) error {
+	if strings.Contains(r, "/") {
+		return fmt.Errorf("%q is more than a registry's name: write HOST or HOST:PORT", r)
+	}
 	host, port, err := net.SplitHostPort(r)
 	if err != nil {
 		host, port = r, "443"
 	}
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
 		return fmt.Errorf("%q has no valid port: 1 to 65535", r)
-	}
-	if strings.Contains(r, "/") {
-		return fmt.Errorf("%q is more than a registry's name: write HOST or HOST:PORT", r)
 	}
 	if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
 		return nil
