@@ -1,6 +1,7 @@
 package network
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -125,6 +126,10 @@ func (n *Network) ensurePair(h *netlink.Handle, member string, target *namespace
 		PeerMTU: uint32(attrs.MTU), PeerHardwareAddr: hardwareAddr(member, memberEnd), //nolint:gosec // 1,280 to 65,535
 	}
 	err = h.LinkAdd(pair)
+	if errors.Is(err, unix.EEXIST) && dropOrphan(member, target) {
+		n.step("orphan removed")
+		err = h.LinkAdd(pair)
+	}
 	if errors.Is(err, unix.EEXIST) {
 		return nil, false, fmt.Errorf("%w: the process has an interface %s already", ErrNameTaken, memberInterface)
 	}
@@ -137,6 +142,24 @@ func (n *Network) ensurePair(h *netlink.Handle, member string, target *namespace
 		return nil, true, fmt.Errorf("look up interface %s: %w", name, err)
 	}
 	return outer, true, nil
+}
+
+// dropOrphan removes the eth0 that an earlier Attach gave to target when it no
+// longer leads into the site's namespace: that one was lost and made anew, and
+// the kernel has not yet cleared the old one away.
+func dropOrphan(member string, target *namespace) (dropped bool) {
+	_ = target.do(func(h *netlink.Handle) error {
+		link, err := findLink(h, memberInterface)
+		if err != nil || link == nil {
+			dropped = err == nil // it went by itself
+			return err
+		}
+		if link.Type() == "veth" && bytes.Equal(link.Attrs().HardwareAddr, hardwareAddr(member, memberEnd)) {
+			dropped = deleteLink(h, memberInterface) == nil
+		}
+		return nil
+	})
+	return dropped
 }
 
 // leadsInto says whether the other end of a pair is target's eth0.
