@@ -123,7 +123,7 @@ func (n *Network) ensurePair(h *netlink.Handle, member string, target *namespace
 	attrs.HardwareAddr = hardwareAddr(member, siteEnd)
 	pair := &netlink.Veth{
 		LinkAttrs: attrs, PeerName: memberInterface, PeerNamespace: netlink.NsFd(target.fd),
-		PeerMTU: uint32(attrs.MTU), PeerHardwareAddr: hardwareAddr(member, memberEnd), //nolint:gosec // 1,280 to 65,535
+		PeerMTU: uint32(attrs.MTU), PeerHardwareAddr: hardwareAddr(member, memberEnd),
 	}
 	err = h.LinkAdd(pair)
 	if errors.Is(err, unix.EEXIST) && dropOrphan(member, target) {

@@ -51,7 +51,7 @@ func hostOverlaps(h *netlink.Handle, p netip.Prefix, own func(netlink.Link) bool
 		if !ok || dst.Bits() < shortest || !dst.Overlaps(p) {
 			continue
 		}
-		kind := ""
+		var kind string
 		switch r.Type {
 		case unix.RTN_UNICAST:
 			kind = "route by "

@@ -30,7 +30,7 @@ func writeSysctl(s sysctl) error {
 	if have, err := readSysctl(s.key); err == nil && have == s.value {
 		return nil
 	}
-	if err := os.WriteFile(filepath.Join(sysctlRoot, s.key), []byte(s.value), 0o644); err != nil { //nolint:gosec // an existing kernel file
+	if err := os.WriteFile(filepath.Join(sysctlRoot, s.key), []byte(s.value), 0o644); err != nil {
 		return fmt.Errorf("set sysctl %s to %s: %w", s.key, s.value, err)
 	}
 	return nil

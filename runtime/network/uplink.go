@@ -87,7 +87,7 @@ func (n *Network) makeUplink(h *netlink.Handle, p *policy, site *namespace, mtu 
 	attrs.HardwareAddr = hardwareAddr(p.site, hostEnd)
 	pair := &netlink.Veth{
 		LinkAttrs: attrs, PeerName: siteUplink, PeerNamespace: netlink.NsFd(site.fd),
-		PeerMTU: uint32(mtu), PeerHardwareAddr: hardwareAddr(p.site, siteEnd), //nolint:gosec // 1,280 to 65,535
+		PeerMTU: uint32(mtu), PeerHardwareAddr: hardwareAddr(p.site, siteEnd),
 	}
 	if err := h.LinkAdd(pair); err != nil {
 		return fmt.Errorf("make interface %s: %w", attrs.Name, err)
@@ -275,7 +275,10 @@ const (
 // address becomes local in a work queue; until then packets are dropped, and
 // the first connection would wait a second for its repetition.
 func awaitOperable(h *netlink.Handle, name string, addresses ...netip.Addr) error {
-	for deadline := time.Now().Add(operableTimeout); ; time.Sleep(operablePoll) {
+	deadline := time.Now().Add(operableTimeout)
+	poll := time.NewTicker(operablePoll)
+	defer poll.Stop()
+	for ; ; <-poll.C {
 		link, err := h.LinkByName(name)
 		if err != nil {
 			return fmt.Errorf("look up interface %s: %w", name, err)
