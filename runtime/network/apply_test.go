@@ -445,6 +445,40 @@ func TestReplaced(t *testing.T) {
 	l.mustReach("door", l.host, "tcp", targets(boxes["mysql"].Addresses, 80)[0])
 }
 
+// TestNamespaceLost: a pin that is gone, as after a start with private mounts,
+// costs the running containers their network only until they are attached anew.
+func TestNamespaceLost(t *testing.T) {
+	l := newLab(t)
+	top := egressTopology()
+	l.apply(top)
+	boxes := l.start(top, true)
+	l.serve(boxes["mysql"].ns, 80)
+	applied := l.state(top.Site)
+	lost := must(openNamespace(l.net.pinPath(top.Site), "lost")) // keeps the old one alive, and its interfaces with it
+	if err := unpin(l.net.pinPath(top.Site)); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.net.Attach(t.Context(), top.Site, "lms", boxes["lms"].pid); !errors.Is(err, ErrUnknownMember) {
+		t.Errorf("attach without a namespace: %v, want ErrUnknownMember", err)
+	}
+	l.apply(top)
+	for _, name := range []string{"lms", "mysql"} {
+		if name == "mysql" {
+			lost.close() // from here on the old one may go at any moment
+		}
+		if err := l.net.Attach(t.Context(), top.Site, name, boxes[name].pid); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s := l.state(top.Site); sorted(s) != sorted(applied) {
+		t.Errorf("state is\n%s\nwant\n%s", s, applied)
+	}
+	for _, target := range targets(boxes["mysql"].Addresses, 80) {
+		l.mustReach("edge", boxes["lms"].ns, "tcp", target)
+		l.mustReach("door", l.host, "tcp", target)
+	}
+}
+
 // TestRemove: nothing is left of a site, with its containers still running.
 func TestRemove(t *testing.T) {
 	l := newLab(t)

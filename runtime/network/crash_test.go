@@ -174,14 +174,14 @@ func (a churnArgs) env() []string {
 func churn() {
 	n, err := Open(Config{Dir: os.Getenv("CHURN_DIR"), HostNamespace: os.Getenv("CHURN_HOST")})
 	if err != nil {
-		fmt.Println("open:", err)
+		fmt.Fprintln(os.Stdout, "open:", err)
 		return
 	}
 	pid, _ := strconv.Atoi(os.Getenv("CHURN_PID"))
 	top := egressTopology()
 	ctx, stop := context.WithTimeout(context.Background(), 30*time.Second)
 	defer stop()
-	fmt.Println("ready")
+	fmt.Fprintln(os.Stdout, "ready")
 	for ctx.Err() == nil {
 		err := n.Apply(ctx, top)
 		if err == nil {
@@ -191,7 +191,7 @@ func churn() {
 			err = n.Remove(ctx, top.Site)
 		}
 		if err != nil {
-			fmt.Println("churn:", err)
+			fmt.Fprintln(os.Stdout, "churn:", err)
 			return
 		}
 	}
@@ -207,12 +207,12 @@ func TestKilled(t *testing.T) {
 	boxes := l.start(top, false)
 	l.serve(boxes["mysql"].ns, 80)
 	applied := l.state(top.Site)
-	seed := uint64(time.Now().UnixNano()) //nolint:gosec // any number will do
+	seed := uint64(time.Now().UnixNano())
 	if s := os.Getenv("TARIMA_TEST_SEED"); s != "" {
 		seed, _ = strconv.ParseUint(s, 10, 64)
 	}
 	t.Logf("seed %d (repeat with TARIMA_TEST_SEED)", seed)
-	rng := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // not a secret
+	rng := rand.New(rand.NewPCG(seed, 0))
 	for range 15 {
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = churnArgs{l.dir, l.pin("host"), strconv.Itoa(boxes["lms"].pid)}.env()

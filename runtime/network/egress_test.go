@@ -54,6 +54,8 @@ func (l *lab) outside() *namespace {
 		}
 		return l.configure(h, "lo", answering)
 	})
+	l.inside(out, func(h *netlink.Handle) error { return awaitOperable(h, "eth0") })
+	l.inside(l.host, func(h *netlink.Handle) error { return awaitOperable(h, "wan0") })
 	l.serve(out, 80)
 	l.serve(out, 53)
 	return out
@@ -62,6 +64,9 @@ func (l *lab) outside() *namespace {
 func (l *lab) configure(h *netlink.Handle, name string, addresses []netip.Prefix, gateways ...netip.Addr) error {
 	link, err := h.LinkByName(name)
 	if err != nil {
+		return err
+	}
+	if err := writeSysctls([]sysctl{{"net/ipv6/conf/" + name + "/addr_gen_mode", "1"}}); err != nil {
 		return err
 	}
 	if err := h.LinkSetUp(link); err != nil {

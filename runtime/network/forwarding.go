@@ -198,7 +198,7 @@ func (n *Network) forgetChanged() error {
 // writeDurably replaces a file so that a crash leaves the old or the new one.
 func writeDurably(path string, data []byte) error {
 	// One name for all attempts: what a crash leaves, the next one overwrites.
-	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600) //nolint:gosec // below Config.Dir
+	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}

@@ -260,8 +260,12 @@ func inspectForwarding(h *netlink.Handle, wanted Wanted) ([]Finding, error) {
 			Args: map[string]string{"key": strings.ReplaceAll(key, "/", ".")},
 		})
 	}
-	if v, err := readSysctl(forward6); err != nil || v != "1" {
+	if !haveIPv6() {
 		return found, nil
+	}
+	v6, err := readSysctl(forward6)
+	if err != nil || v6 != "1" {
+		return found, err
 	}
 	links, err := h.LinkList()
 	if err != nil {

@@ -331,6 +331,11 @@ func (l *lab) state(sites ...string) string {
 				lines = append(lines, fmt.Sprintf("%s addr %s on %s flags=%d\n", title, a.IPNet, names[a.LinkIndex], a.Flags&^unix.IFA_F_TENTATIVE))
 			}
 			for _, fam := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+				for _, e := range must(h.NeighList(0, fam)) {
+					if e.State == netlink.NUD_PERMANENT {
+						lines = append(lines, fmt.Sprintf("%s neighbour %s is %s on %s\n", title, e.IP, e.HardwareAddr, names[e.LinkIndex]))
+					}
+				}
 				for _, r := range must(h.RouteList(nil, fam)) {
 					lines = append(lines, fmt.Sprintf("%s route %s via %s dev %s src %s\n", title, r.Dst, r.Gw, names[r.LinkIndex], r.Src))
 				}

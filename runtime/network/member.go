@@ -1,9 +1,11 @@
 package network
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 
@@ -68,6 +70,7 @@ func (n *Network) attach(p *policy, member string, addresses container.Addresses
 	var outer netlink.Link
 	fresh := false
 	err = siteNS.do(func(h *netlink.Handle) error {
+		var err error
 		outer, fresh, err = n.ensurePair(h, member, target)
 		if err != nil {
 			return err
@@ -76,7 +79,15 @@ func (n *Network) attach(p *policy, member string, addresses container.Addresses
 	})
 	if err == nil {
 		n.step("outer end configured")
-		err = target.do(func(h *netlink.Handle) error { return n.configureInner(h, addresses, outer) })
+		err = target.do(func(h *netlink.Handle) error {
+			if err := n.configureInner(h, outer, member, addresses); err != nil {
+				return err
+			}
+			return awaitOperable(h, memberInterface, valid(addresses.V6)...)
+		})
+	}
+	if err == nil {
+		err = siteNS.do(func(h *netlink.Handle) error { return awaitOperable(h, outerName(member)) })
 	}
 	if err != nil && fresh {
 		// Half an interface would look like a member that is attached.
@@ -109,8 +120,16 @@ func (n *Network) ensurePair(h *netlink.Handle, member string, target *namespace
 	}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU = name, uplink.Attrs().MTU
-	pair := &netlink.Veth{LinkAttrs: attrs, PeerName: memberInterface, PeerNamespace: netlink.NsFd(target.fd), PeerMTU: uint32(attrs.MTU)} //nolint:gosec // 1,280 to 65,535
+	attrs.HardwareAddr = hardwareAddr(member, siteEnd)
+	pair := &netlink.Veth{
+		LinkAttrs: attrs, PeerName: memberInterface, PeerNamespace: netlink.NsFd(target.fd),
+		PeerMTU: uint32(attrs.MTU), PeerHardwareAddr: hardwareAddr(member, memberEnd),
+	}
 	err = h.LinkAdd(pair)
+	if errors.Is(err, unix.EEXIST) && dropOrphan(member, target) {
+		n.step("orphan removed")
+		err = h.LinkAdd(pair)
+	}
 	if errors.Is(err, unix.EEXIST) {
 		return nil, false, fmt.Errorf("%w: the process has an interface %s already", ErrNameTaken, memberInterface)
 	}
@@ -123,6 +142,24 @@ func (n *Network) ensurePair(h *netlink.Handle, member string, target *namespace
 		return nil, true, fmt.Errorf("look up interface %s: %w", name, err)
 	}
 	return outer, true, nil
+}
+
+// dropOrphan removes the eth0 that an earlier Attach gave to target when it no
+// longer leads into the site's namespace: that one was lost and made anew, and
+// the kernel has not yet cleared the old one away.
+func dropOrphan(member string, target *namespace) (dropped bool) {
+	_ = target.do(func(h *netlink.Handle) error {
+		link, err := findLink(h, memberInterface)
+		if err != nil || link == nil {
+			dropped = err == nil // it went by itself
+			return err
+		}
+		if link.Type() == "veth" && bytes.Equal(link.Attrs().HardwareAddr, hardwareAddr(member, memberEnd)) {
+			dropped = deleteLink(h, memberInterface) == nil
+		}
+		return nil
+	})
+	return dropped
 }
 
 // leadsInto says whether the other end of a pair is target's eth0.
@@ -143,17 +180,23 @@ func leadsInto(outer netlink.Link, target *namespace) (bool, error) {
 // configureOuter makes the site's end the gateway of this one member.
 func (n *Network) configureOuter(h *netlink.Handle, outer netlink.Link, member string, a container.Addresses) error {
 	v6 := a.V6.IsValid()
-	end := linkEnd{name: outer.Attrs().Name, alias: member, mtu: outer.Attrs().MTU, v6: v6, addrs: []netip.Prefix{single(gateway4)}}
+	inner := hardwareAddr(member, memberEnd)
+	end := linkEnd{
+		name: outer.Attrs().Name, alias: member, mtu: outer.Attrs().MTU, v6: v6, mac: hardwareAddr(member, siteEnd),
+		addrs:      []netip.Prefix{single(gateway4)},
+		neighbours: map[netip.Addr]net.HardwareAddr{a.V4: inner},
+	}
 	end.routes = append(end.routes, netlink.Route{Dst: ipNet(single(a.V4)), Scope: unix.RT_SCOPE_LINK})
 	if v6 {
 		end.addrs = append(end.addrs, netip.PrefixFrom(gateway6, 64))
 		end.routes = append(end.routes, netlink.Route{Dst: ipNet(single(a.V6))})
+		end.neighbours[a.V6] = inner
 	}
 	return n.configureEnd(h, end)
 }
 
 // configureInner furnishes the container's own namespace.
-func (n *Network) configureInner(h *netlink.Handle, a container.Addresses, outer netlink.Link) error {
+func (n *Network) configureInner(h *netlink.Handle, outer netlink.Link, member string, a container.Addresses) error {
 	if err := writeSysctls(containerSettings()); err != nil {
 		return err
 	}
@@ -165,11 +208,17 @@ func (n *Network) configureInner(h *netlink.Handle, a container.Addresses, outer
 		return fmt.Errorf("set the loopback interface up: %w", err)
 	}
 	v6 := a.V6.IsValid()
-	end := linkEnd{name: memberInterface, mtu: outer.Attrs().MTU, v6: v6, addrs: []netip.Prefix{single(a.V4)}}
+	gateway := hardwareAddr(member, siteEnd)
+	end := linkEnd{
+		name: memberInterface, mtu: outer.Attrs().MTU, v6: v6, mac: hardwareAddr(member, memberEnd),
+		addrs:      []netip.Prefix{single(a.V4)},
+		neighbours: map[netip.Addr]net.HardwareAddr{gateway4: gateway},
+	}
 	end.routes = append(end.routes, netlink.Route{Dst: everything(false), Gw: gateway4.AsSlice(), Flags: unix.RTNH_F_ONLINK})
 	if v6 {
 		end.addrs = append(end.addrs, single(a.V6))
 		end.routes = append(end.routes, netlink.Route{Dst: everything(true), Gw: gateway6.AsSlice(), Flags: unix.RTNH_F_ONLINK})
+		end.neighbours[gateway6] = gateway
 	}
 	return n.configureEnd(h, end)
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"net"
 	"net/netip"
 	"strings"
 )
@@ -50,6 +51,22 @@ func hostTable(site string) string { return "tarima_" + shortHash(site, 8) }
 // It is a hash because member names may be longer than an interface name; the
 // interface's alias holds the member's name for people.
 func outerName(member string) string { return "tm" + shortHash(member, 12) }
+
+// Ends of a pair, for hardwareAddr.
+const (
+	hostEnd   = "host"
+	siteEnd   = "site"
+	memberEnd = "member"
+)
+
+// hardwareAddr is the fixed address of one end of the pair of a site or member.
+// It is given when the pair is made, which also keeps systemd-udevd from
+// giving it another a moment later (systemd.link(5), MACAddressPolicy).
+func hardwareAddr(pair, end string) net.HardwareAddr {
+	sum := sha256.Sum256([]byte(end + " end of " + pair))
+	sum[0] = sum[0]&^1 | 2 // unicast, locally administered
+	return sum[:6]
+}
 
 func shortHash(s string, digits int) string {
 	sum := sha256.Sum256([]byte(s))

@@ -97,7 +97,7 @@ func pin(path, name string) (*namespace, error) {
 		return nil, fmt.Errorf("make folder for network namespaces: %w", err)
 	}
 	// What a process left that died before it mounted is an empty file.
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY|unix.O_NOFOLLOW, 0o600) //nolint:gosec // path is Config.Dir plus a checked name
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("make file for network namespace of %s: %w", name, err)
 	}

@@ -44,6 +44,9 @@ type Network struct {
 
 	mu    sync.Mutex
 	sites map[string]*policy // as last applied by this process
+	// warned holds what was said of a site's range, so as not to say it again
+	// with every Apply.
+	warned map[string]string
 
 	// step is called between any two changes of the kernel's state. Tests end
 	// an operation there as a crash would.
@@ -74,7 +77,7 @@ func Open(c Config) (*Network, error) {
 	}
 	return &Network{
 		dir: c.Dir, host: host, log: c.Logger,
-		sites: map[string]*policy{}, step: func(string) {},
+		sites: map[string]*policy{}, warned: map[string]string{}, step: func(string) {},
 	}, nil
 }
 

@@ -51,7 +51,7 @@ func hostOverlaps(h *netlink.Handle, p netip.Prefix, own func(netlink.Link) bool
 		if !ok || dst.Bits() < shortest || !dst.Overlaps(p) {
 			continue
 		}
-		kind := ""
+		var kind string
 		switch r.Type {
 		case unix.RTN_UNICAST:
 			kind = "route by "
@@ -112,12 +112,22 @@ func (n *Network) checkRanges(h *netlink.Handle, p *policy) error {
 			return err
 		}
 		if routed {
-			n.log.Warn("the site's address range overlaps others of this host", "site", p.site, "range", prefix, "overlaps", names)
+			n.warnOverlap(p.site, prefix, strings.Join(names, ", "))
 			continue
 		}
 		return fmt.Errorf("%w: %s overlaps %s; choose another range", ErrRangeInUse, prefix, strings.Join(names, ", "))
 	}
 	return nil
+}
+
+// warnOverlap logs what overlaps a site that runs: once, until it changes.
+func (n *Network) warnOverlap(site string, prefix netip.Prefix, overlaps string) {
+	key := site + " " + prefix.String()
+	if n.warned[key] == overlaps {
+		return
+	}
+	n.warned[key] = overlaps
+	n.log.Warn("the site's address range overlaps others of this host", "site", site, "range", prefix, "overlaps", overlaps)
 }
 
 // hasRoute says whether the host reaches the range by the uplink already.

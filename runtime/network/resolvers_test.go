@@ -22,7 +22,7 @@ func TestResolvers(t *testing.T) {
 		{"stub beside a real one", "nameserver 127.0.0.53\nnameserver 9.9.9.9\n", resolved, []string{"9.9.9.9"}},
 		{"no file", "-", resolved, []string{"10.0.0.53"}},
 		{"metadata address", "nameserver 169.254.169.254", "", []string{"169.254.169.254"}},
-		{"comments, spaces, rubbish", "#nameserver 1.1.1.1\n nameserver 1.1.1.2\nnameserver\t1.1.1.3 # x\nnameserver\nnameserver x\nnameservers 1.1.1.4\n", "", []string{"1.1.1.3"}},
+		{"comments, spaces, rubbish", "#nameserver 1.1.1.1\n nameserver 1.1.1.2\nnameserver\t1.1.1.3 # x\nnameserver\noptions\nnameserver x\nnameservers 1.1.1.4\n", "", []string{"1.1.1.3"}},
 		{"twice and too many", "nameserver 1.1.1.1\nnameserver 1.1.1.1\nnameserver ::ffff:1.1.1.1\nnameserver 1.1.1.2\nnameserver 1.1.1.3\nnameserver 1.1.1.4\n", "", []string{"1.1.1.1", "1.1.1.2", "1.1.1.3"}},
 		{"loopback only", "nameserver 127.0.0.1\nnameserver ::1\n", "-", nil},
 		{"the host's own address", "nameserver 192.0.2.7\n", "-", nil},

@@ -30,7 +30,7 @@ func writeSysctl(s sysctl) error {
 	if have, err := readSysctl(s.key); err == nil && have == s.value {
 		return nil
 	}
-	if err := os.WriteFile(filepath.Join(sysctlRoot, s.key), []byte(s.value), 0o644); err != nil { //nolint:gosec // an existing kernel file
+	if err := os.WriteFile(filepath.Join(sysctlRoot, s.key), []byte(s.value), 0o644); err != nil {
 		return fmt.Errorf("set sysctl %s to %s: %w", s.key, s.value, err)
 	}
 	return nil
@@ -90,8 +90,8 @@ func namespaceSettings(v6 bool) []sysctl {
 }
 
 // interfaceSettings are for an end of a pair that has fixed addresses, before
-// it goes up. ownLinkLocal says that its link-local address is given as well.
-func interfaceSettings(name string, v6, ownLinkLocal bool) []sysctl {
+// it goes up.
+func interfaceSettings(name string, v6 bool) []sysctl {
 	s := []sysctl{
 		{"net/ipv4/conf/" + name + "/rp_filter", "1"},
 		{"net/ipv4/conf/" + name + "/accept_redirects", "0"},
@@ -100,7 +100,7 @@ func interfaceSettings(name string, v6, ownLinkLocal bool) []sysctl {
 	if !v6 {
 		return append(s, sysctl{"net/ipv6/conf/" + name + "/disable_ipv6", "1"})
 	}
-	s = append(
+	return append(
 		s,
 		sysctl{"net/ipv6/conf/" + name + "/disable_ipv6", "0"},
 		sysctl{"net/ipv6/conf/" + name + "/accept_ra", "0"},
@@ -109,11 +109,9 @@ func interfaceSettings(name string, v6, ownLinkLocal bool) []sysctl {
 		// Nobody else is on the wire: duplicate address detection would only
 		// keep the address unusable for its first second.
 		sysctl{"net/ipv6/conf/" + name + "/accept_dad", "0"},
+		// No link-local address but those given.
+		sysctl{"net/ipv6/conf/" + name + "/addr_gen_mode", "1"},
 	)
-	if ownLinkLocal {
-		s = append(s, sysctl{"net/ipv6/conf/" + name + "/addr_gen_mode", "1"})
-	}
-	return s
 }
 
 // containerSettings are for a container's own namespace.

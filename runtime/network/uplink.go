@@ -1,10 +1,12 @@
 package network
 
 import (
+	"bytes"
 	"fmt"
 	"net"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -63,7 +65,16 @@ func (n *Network) applyUplink(p *policy, site *namespace, mtu int) error {
 	if err := site.do(func(h *netlink.Handle) error { return n.configureInnerUplink(h, p, mtu) }); err != nil {
 		return err
 	}
-	return n.host.do(func(h *netlink.Handle) error { return n.configureHostUplink(h, p, mtu) })
+	err = n.host.do(func(h *netlink.Handle) error {
+		if err := n.configureHostUplink(h, p, mtu); err != nil {
+			return err
+		}
+		return awaitOperable(h, UplinkName(p.site), valid(HostAddress(p.prefix6))...)
+	})
+	if err != nil {
+		return err
+	}
+	return site.do(func(h *netlink.Handle) error { return awaitOperable(h, siteUplink) })
 }
 
 func (n *Network) makeUplink(h *netlink.Handle, p *policy, site *namespace, mtu int) error {
@@ -73,7 +84,11 @@ func (n *Network) makeUplink(h *netlink.Handle, p *policy, site *namespace, mtu 
 	}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU = UplinkName(p.site), mtu
-	pair := &netlink.Veth{LinkAttrs: attrs, PeerName: siteUplink, PeerNamespace: netlink.NsFd(site.fd), PeerMTU: uint32(mtu)} //nolint:gosec // 1,280 to 65,535
+	attrs.HardwareAddr = hardwareAddr(p.site, hostEnd)
+	pair := &netlink.Veth{
+		LinkAttrs: attrs, PeerName: siteUplink, PeerNamespace: netlink.NsFd(site.fd),
+		PeerMTU: uint32(mtu), PeerHardwareAddr: hardwareAddr(p.site, siteEnd),
+	}
 	if err := h.LinkAdd(pair); err != nil {
 		return fmt.Errorf("make interface %s: %w", attrs.Name, err)
 	}
@@ -82,11 +97,17 @@ func (n *Network) makeUplink(h *netlink.Handle, p *policy, site *namespace, mtu 
 
 func (n *Network) configureInnerUplink(h *netlink.Handle, p *policy, mtu int) error {
 	v6 := p.prefix6.IsValid()
-	end := linkEnd{name: siteUplink, mtu: mtu, v6: v6, addrs: []netip.Prefix{single(RouterAddress(p.prefix4))}}
+	host := hardwareAddr(p.site, hostEnd)
+	end := linkEnd{
+		name: siteUplink, mtu: mtu, v6: v6, mac: hardwareAddr(p.site, siteEnd),
+		addrs:      []netip.Prefix{single(RouterAddress(p.prefix4))},
+		neighbours: map[netip.Addr]net.HardwareAddr{HostAddress(p.prefix4): host},
+	}
 	end.routes = append(end.routes, netlink.Route{Dst: everything(false), Gw: HostAddress(p.prefix4).AsSlice(), Flags: unix.RTNH_F_ONLINK})
 	if v6 {
 		end.addrs = append(end.addrs, netip.PrefixFrom(uplinkSite6, 64))
 		end.routes = append(end.routes, netlink.Route{Dst: everything(true), Gw: uplinkHost6.AsSlice()})
+		end.neighbours[uplinkHost6] = host
 	}
 	return n.configureEnd(h, end)
 }
@@ -94,11 +115,17 @@ func (n *Network) configureInnerUplink(h *netlink.Handle, p *policy, mtu int) er
 func (n *Network) configureHostUplink(h *netlink.Handle, p *policy, mtu int) error {
 	v6 := p.prefix6.IsValid()
 	host4, host6 := HostAddress(p.prefix4), HostAddress(p.prefix6)
-	end := linkEnd{name: UplinkName(p.site), alias: aliasPrefix + p.site, mtu: mtu, v6: v6, addrs: []netip.Prefix{single(host4)}}
+	site := hardwareAddr(p.site, siteEnd)
+	end := linkEnd{
+		name: UplinkName(p.site), alias: aliasPrefix + p.site, mtu: mtu, v6: v6, mac: hardwareAddr(p.site, hostEnd),
+		addrs:      []netip.Prefix{single(host4)},
+		neighbours: map[netip.Addr]net.HardwareAddr{RouterAddress(p.prefix4): site},
+	}
 	end.routes = append(end.routes, netlink.Route{Dst: ipNet(p.prefix4), Gw: RouterAddress(p.prefix4).AsSlice(), Src: host4.AsSlice(), Flags: unix.RTNH_F_ONLINK})
 	if v6 {
 		end.addrs = append(end.addrs, single(host6), netip.PrefixFrom(uplinkHost6, 64))
 		end.routes = append(end.routes, netlink.Route{Dst: ipNet(p.prefix6), Gw: uplinkSite6.AsSlice(), Src: host6.AsSlice()})
+		end.neighbours[uplinkSite6] = site
 	}
 	return n.configureEnd(h, end)
 }
@@ -109,8 +136,12 @@ type linkEnd struct {
 	alias  string
 	mtu    int
 	v6     bool
+	mac    net.HardwareAddr
 	addrs  []netip.Prefix
 	routes []netlink.Route
+	// neighbours are the next hops' hardware addresses, which are known: no
+	// first packet waits for ARP or neighbour discovery, and nobody forges them.
+	neighbours map[netip.Addr]net.HardwareAddr
 }
 
 // configureEnd brings an interface of this thread's namespace to what it
@@ -130,7 +161,12 @@ func (n *Network) configureEnd(h *netlink.Handle, end linkEnd) error {
 			return fmt.Errorf("set MTU of interface %s to %d: %w", end.name, end.mtu, err)
 		}
 	}
-	if err := writeSysctls(interfaceSettings(end.name, end.v6, true)); err != nil {
+	if !bytes.Equal(link.Attrs().HardwareAddr, end.mac) {
+		if err := h.LinkSetHardwareAddr(link, end.mac); err != nil {
+			return fmt.Errorf("set hardware address of interface %s to %s: %w", end.name, end.mac, err)
+		}
+	}
+	if err := writeSysctls(interfaceSettings(end.name, end.v6)); err != nil {
 		return err
 	}
 	if err := n.reconcileAddresses(h, link, end.addrs); err != nil {
@@ -140,6 +176,13 @@ func (n *Network) configureEnd(h *netlink.Handle, end linkEnd) error {
 		return fmt.Errorf("set interface %s up: %w", end.name, err)
 	}
 	n.step("interface up")
+	for addr, mac := range end.neighbours {
+		err := h.NeighSet(&netlink.Neigh{LinkIndex: link.Attrs().Index, IP: addr.AsSlice(), HardwareAddr: mac, State: netlink.NUD_PERMANENT})
+		if err != nil {
+			return fmt.Errorf("set hardware address of %s on interface %s: %w", addr, end.name, err)
+		}
+		n.step("neighbour set")
+	}
 	return n.reconcileRoutes(h, link, end.routes)
 }
 
@@ -220,6 +263,45 @@ func (n *Network) reconcileRoutes(h *netlink.Handle, link netlink.Link, want []n
 	return nil
 }
 
+// Bounds of the wait for a new pair.
+const (
+	operableTimeout = time.Second
+	operablePoll    = 200 * time.Microsecond
+)
+
+// awaitOperable waits until an interface really sends, and receives for its
+// addresses. The end of a pair that came up first is switched on by the
+// kernel's link watch a moment after the second has followed, and an IPv6
+// address becomes local in a work queue; until then packets are dropped, and
+// the first connection would wait a second for its repetition.
+func awaitOperable(h *netlink.Handle, name string, addresses ...netip.Addr) error {
+	deadline := time.Now().Add(operableTimeout)
+	poll := time.NewTicker(operablePoll)
+	defer poll.Stop()
+	for ; ; <-poll.C {
+		link, err := h.LinkByName(name)
+		if err != nil {
+			return fmt.Errorf("look up interface %s: %w", name, err)
+		}
+		waitsFor := ""
+		if link.Attrs().OperState != netlink.OperUp {
+			waitsFor = "its other end"
+		}
+		for _, a := range addresses {
+			routes, err := h.RouteGet(a.AsSlice())
+			if err != nil || len(routes) == 0 || routes[0].Type != unix.RTN_LOCAL {
+				waitsFor = "address " + a.String()
+			}
+		}
+		if waitsFor == "" {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("interface %s has waited %s for %s", name, operableTimeout, waitsFor)
+		}
+	}
+}
+
 func sameTarget(a, b *net.IPNet) bool {
 	pa, okA := prefixOf(a)
 	pb, okB := prefixOf(b)
@@ -267,6 +349,14 @@ func waysOut(h *netlink.Handle) ([]netlink.Link, error) {
 		}
 	}
 	return ways, nil
+}
+
+// valid is a, or nothing when it is the zero address.
+func valid(a netip.Addr) []netip.Addr {
+	if !a.IsValid() {
+		return nil
+	}
+	return []netip.Addr{a}
 }
 
 func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
