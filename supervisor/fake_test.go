@@ -179,9 +179,10 @@ func (e *fakeEngine) exit(id string, c *fakeContainer, exit container.Exit) {
 		return
 	}
 	exit.At = time.Now()
+	pid := c.status.PID
 	c.status.State, c.status.PID, c.status.Exit = container.Exited, 0, &exit
 	for _, l := range e.listeners {
-		l <- container.Event{Kind: container.EventExit, ID: id, Exit: &exit, At: exit.At}
+		l <- container.Event{Kind: container.EventExit, ID: id, PID: pid, Exit: &exit, At: exit.At}
 	}
 }
 
@@ -735,25 +736,27 @@ func (r *rig) service(name string) ServiceStatus {
 
 // bubble runs a test in virtual time and checks at its end that the fake
 // engine saw nothing that it must not.
-func bubble(t *testing.T, f func(r *rig)) {
+func bubble(t *testing.T, f func(t *testing.T, r *rig)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
-		f(r)
-		if r.stopRun != nil {
-			r.die()
-		}
-		for _, v := range r.engine.broken() {
-			t.Error(v)
-		}
-		// Timers of containers that still run would keep the bubble alive.
-		r.engine.mu.Lock()
-		defer r.engine.mu.Unlock()
-		for _, c := range r.engine.containers {
-			if c.timer != nil {
-				c.timer.Stop()
+		// Also after a Fatal: what still runs would keep the bubble alive.
+		defer func() {
+			if r.stopRun != nil {
+				r.die()
 			}
-		}
+			for _, v := range r.engine.broken() {
+				t.Error(v)
+			}
+			r.engine.mu.Lock()
+			defer r.engine.mu.Unlock()
+			for _, c := range r.engine.containers {
+				if c.timer != nil {
+					c.timer.Stop()
+				}
+			}
+		}()
+		f(t, r)
 	})
 }
 

@@ -147,7 +147,7 @@ func isJob(d Desired, name string) bool {
 // label adds the labels that are made of the finished spec.
 func label(s *container.Spec, hash string) {
 	s.Labels[container.LabelHash] = hash
-	s.Labels[container.LabelLimitsHash] = hashOf(s.Limits)
+	s.Labels[container.LabelLimitsHash] = s.Limits.Hash()
 	shown := *s
 	shown.Env = redactEnv(s.Env)
 	shown.Labels = nil
