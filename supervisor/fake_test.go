@@ -129,6 +129,13 @@ func wait(ctx context.Context, d time.Duration) error {
 
 func (e *fakeEngine) Start(ctx context.Context, spec container.Spec, attach func(int) error) (container.Status, error) {
 	b := e.act(spec.Name)
+	e.mu.Lock()
+	if e.check != nil {
+		if v := e.check(spec.Name); v != "" {
+			e.violations = append(e.violations, v)
+		}
+	}
+	e.mu.Unlock()
 	if err := wait(ctx, b.startTakes); err != nil {
 		return container.Status{}, err
 	}
@@ -143,11 +150,6 @@ func (e *fakeEngine) Start(ctx context.Context, spec container.Spec, attach func
 	}
 	if old := e.containers[spec.ID()]; old != nil && old.status.State == container.Running {
 		e.violations = append(e.violations, spec.Name+" was started while it ran")
-	}
-	if e.check != nil {
-		if v := e.check(spec.Name); v != "" {
-			e.violations = append(e.violations, v)
-		}
 	}
 	e.pids++
 	pid := e.pids
@@ -208,10 +210,17 @@ func (e *fakeEngine) Stop(ctx context.Context, id, _ string, patience time.Durat
 	if b.stopErr != nil {
 		return b.stopErr
 	}
-	if err := wait(ctx, min(max(b.stopTakes, time.Millisecond), patience)); err != nil {
-		return err
+	// The signal is sent: the process ends whether the daemon lives or not.
+	ended := make(chan struct{})
+	time.AfterFunc(min(max(b.stopTakes, time.Millisecond), patience), func() {
+		e.exit(id, c, container.Exit{Code: 143})
+		close(ended)
+	})
+	select {
+	case <-ended:
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	e.exit(id, c, container.Exit{Code: 143})
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.note("stop %s", c.spec.Name)
