@@ -327,7 +327,7 @@ func (p *planner) health(name string, svc *Service, st container.Status) bool {
 	if !failing {
 		return false
 	}
-	if missing == "" && p.in.Now.Before(due) {
+	if p.in.Now.Before(due) {
 		p.wake(due)
 		return false
 	}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"tarima/runtime/container"
@@ -92,7 +93,7 @@ func sequence(t *testing.T, r *rig, rnd *rand.Rand) {
 			r.engine.kill(all[rnd.IntN(len(all))])
 		case 3, 4: // a new daemon
 			r.die()
-			pass(time.Duration(rnd.IntN(int(time.Minute))))
+			pass(time.Millisecond + time.Duration(rnd.IntN(int(time.Minute))))
 			r.boot()
 			r.reapply(d)
 		case 5:
@@ -137,6 +138,7 @@ func sequence(t *testing.T, r *rig, rnd *rand.Rand) {
 				clear(r.engine.images)
 			}
 			r.engine.mu.Unlock()
+			pass(time.Millisecond)
 			r.boot()
 			r.reapply(d)
 		case 13: // the store takes nothing for a while
@@ -144,6 +146,14 @@ func sequence(t *testing.T, r *rig, rnd *rand.Rand) {
 			pass(time.Duration(rnd.IntN(int(time.Minute))))
 			r.store.setErr(nil)
 		}
+		synctest.Wait() // what happened is seen before the next thing happens
+	}
+	if testing.Verbose() {
+		defer func() {
+			for _, e := range r.store.events {
+				t.Log(e.At.Format("15:04:05.000"), e.Kind, e.Service, e.Reason)
+			}
+		}()
 	}
 	calm()
 	for name := range stopped {
