@@ -3,6 +3,7 @@ package supervisor
 import (
 	"context"
 	"fmt"
+	"maps"
 	"time"
 
 	"tarima/runtime/container"
@@ -141,15 +142,18 @@ func (s *Supervisor) launch(spec container.Spec) container.Spec {
 	if digest := s.images[spec.Image].Digest; digest != "" {
 		spec.Image = pinned(spec.Image, digest)
 	}
-	labels := make(map[string]string, len(spec.Labels)+1)
-	for k, v := range spec.Labels {
-		labels[k] = v
-	}
 	if r := restartLabel(s.intents[spec.Name].Restart); r != "" && spec.Kind == container.Service {
-		labels[container.LabelRestart] = r
+		spec.Labels = withLabel(spec.Labels, container.LabelRestart, r)
 	}
-	spec.Labels = labels
 	return spec
+}
+
+// withLabel returns a copy of labels with one changed.
+func withLabel(labels map[string]string, key, value string) map[string]string {
+	out := make(map[string]string, len(labels)+1)
+	maps.Copy(out, labels)
+	out[key] = value
+	return out
 }
 
 // run starts a container with its interface.
@@ -227,11 +231,16 @@ func (s *Supervisor) startedNow(svc *Service, st container.Status, step Step) {
 	s.ready[name] = false
 	s.see(name, st)
 	s.tell(kind, name, reason, st.Started)
-	if exit, ended := s.lastExit[name]; ended && st.State == container.Running && !exit.At.Before(st.Started) {
-		s.end(name, exit)
+	s.endedAlready(name, st)
+	s.pin(svc.Spec.Image, st.Image)
+}
+
+// endedAlready takes in an exit that was told before the start was.
+func (s *Supervisor) endedAlready(name string, st container.Status) {
+	if e, ended := s.lastExit[name]; ended && st.State == container.Running && concerns(e, st) {
+		s.end(name, *e.Exit)
 	}
 	delete(s.lastExit, name)
-	s.pin(svc.Spec.Image, st.Image)
 }
 
 func (s *Supervisor) limits(svc *Service, now time.Time) {
@@ -245,12 +254,7 @@ func (s *Supervisor) limits(svc *Service, now time.Time) {
 				return
 			}
 			st := s.observed[name]
-			labels := map[string]string{}
-			for k, v := range st.Labels {
-				labels[k] = v
-			}
-			labels[container.LabelLimitsHash] = hash
-			st.Labels = labels
+			st.Labels = withLabel(st.Labels, container.LabelLimitsHash, hash)
 			if st.State != "" {
 				s.see(name, st)
 			}

@@ -129,6 +129,13 @@ func wait(ctx context.Context, d time.Duration) error {
 
 func (e *fakeEngine) Start(ctx context.Context, spec container.Spec, attach func(int) error) (container.Status, error) {
 	b := e.act(spec.Name)
+	e.mu.Lock()
+	if e.check != nil {
+		if v := e.check(spec.Name); v != "" {
+			e.violations = append(e.violations, v)
+		}
+	}
+	e.mu.Unlock()
 	if err := wait(ctx, b.startTakes); err != nil {
 		return container.Status{}, err
 	}
@@ -143,11 +150,6 @@ func (e *fakeEngine) Start(ctx context.Context, spec container.Spec, attach func
 	}
 	if old := e.containers[spec.ID()]; old != nil && old.status.State == container.Running {
 		e.violations = append(e.violations, spec.Name+" was started while it ran")
-	}
-	if e.check != nil {
-		if v := e.check(spec.Name); v != "" {
-			e.violations = append(e.violations, v)
-		}
 	}
 	e.pids++
 	pid := e.pids
@@ -179,9 +181,10 @@ func (e *fakeEngine) exit(id string, c *fakeContainer, exit container.Exit) {
 		return
 	}
 	exit.At = time.Now()
+	pid := c.status.PID
 	c.status.State, c.status.PID, c.status.Exit = container.Exited, 0, &exit
 	for _, l := range e.listeners {
-		l <- container.Event{Kind: container.EventExit, ID: id, Exit: &exit, At: exit.At}
+		l <- container.Event{Kind: container.EventExit, ID: id, PID: pid, Exit: &exit, At: exit.At}
 	}
 }
 
@@ -207,10 +210,17 @@ func (e *fakeEngine) Stop(ctx context.Context, id, _ string, patience time.Durat
 	if b.stopErr != nil {
 		return b.stopErr
 	}
-	if err := wait(ctx, min(max(b.stopTakes, time.Millisecond), patience)); err != nil {
-		return err
+	// The signal is sent: the process ends whether the daemon lives or not.
+	ended := make(chan struct{})
+	time.AfterFunc(min(max(b.stopTakes, time.Millisecond), patience), func() {
+		e.exit(id, c, container.Exit{Code: 143})
+		close(ended)
+	})
+	select {
+	case <-ended:
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	e.exit(id, c, container.Exit{Code: 143})
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.note("stop %s", c.spec.Name)
@@ -735,25 +745,27 @@ func (r *rig) service(name string) ServiceStatus {
 
 // bubble runs a test in virtual time and checks at its end that the fake
 // engine saw nothing that it must not.
-func bubble(t *testing.T, f func(r *rig)) {
+func bubble(t *testing.T, f func(t *testing.T, r *rig)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
-		f(r)
-		if r.stopRun != nil {
-			r.die()
-		}
-		for _, v := range r.engine.broken() {
-			t.Error(v)
-		}
-		// Timers of containers that still run would keep the bubble alive.
-		r.engine.mu.Lock()
-		defer r.engine.mu.Unlock()
-		for _, c := range r.engine.containers {
-			if c.timer != nil {
-				c.timer.Stop()
+		// Also after a Fatal: what still runs would keep the bubble alive.
+		defer func() {
+			if r.stopRun != nil {
+				r.die()
 			}
-		}
+			for _, v := range r.engine.broken() {
+				t.Error(v)
+			}
+			r.engine.mu.Lock()
+			defer r.engine.mu.Unlock()
+			for _, c := range r.engine.containers {
+				if c.timer != nil {
+					c.timer.Stop()
+				}
+			}
+		}()
+		f(t, r)
 	})
 }
 

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"tarima/runtime/container"
 	"tarima/store/record"
 )
 
@@ -48,10 +47,7 @@ func (s *Supervisor) startJob(j *Job, now time.Time) {
 			s.jobs[name] = r
 			s.see(name, st)
 			s.tell(record.JobStarted, name, fmt.Sprintf("attempt %d", r.Attempts), st.Started)
-			if exit, ended := s.lastExit[name]; ended && st.State == container.Running && !exit.At.Before(st.Started) {
-				s.end(name, exit)
-			}
-			delete(s.lastExit, name)
+			s.endedAlready(name, st)
 			s.pin(ref, st.Image)
 		}
 	})

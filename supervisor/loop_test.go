@@ -15,7 +15,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestFirstBootComesUpInDependencyOrder(t *testing.T) {
-	bubble(t, func(r *rig) {
+	bubble(t, func(t *testing.T, r *rig) {
 		r.engine.setAct("mysql", behaviour{readyAfter: 20 * time.Second})
 		r.engine.setAct("lms", behaviour{readyAfter: 30 * time.Second})
 		r.boot()
@@ -53,7 +53,7 @@ func TestFirstBootComesUpInDependencyOrder(t *testing.T) {
 }
 
 func TestKilledServiceIsRestartedAtOnceAndAlone(t *testing.T) {
-	bubble(t, func(r *rig) {
+	bubble(t, func(t *testing.T, r *rig) {
 		r.boot()
 		r.mustApply(demo())
 		r.until(OverallReady, time.Minute)
@@ -85,7 +85,7 @@ func TestKilledServiceIsRestartedAtOnceAndAlone(t *testing.T) {
 }
 
 func TestRestartedDaemonAdoptsEverything(t *testing.T) {
-	bubble(t, func(r *rig) {
+	bubble(t, func(t *testing.T, r *rig) {
 		r.boot()
 		r.mustApply(demo())
 		r.until(OverallReady, time.Minute)
@@ -119,7 +119,7 @@ func TestRestartedDaemonAdoptsEverything(t *testing.T) {
 }
 
 func TestExitWhileTheDaemonIsDeadIsKnownAfterwards(t *testing.T) {
-	bubble(t, func(r *rig) {
+	bubble(t, func(t *testing.T, r *rig) {
 		r.boot()
 		r.mustApply(demo())
 		r.until(OverallReady, time.Minute)
@@ -139,7 +139,7 @@ func TestExitWhileTheDaemonIsDeadIsKnownAfterwards(t *testing.T) {
 }
 
 func TestRebootBringsAllBackInOrder(t *testing.T) {
-	bubble(t, func(r *rig) {
+	bubble(t, func(t *testing.T, r *rig) {
 		r.boot()
 		r.mustApply(demo())
 		r.until(OverallReady, time.Minute)
@@ -165,7 +165,7 @@ func TestRebootBringsAllBackInOrder(t *testing.T) {
 }
 
 func TestCrashLoopBacksOffFailsVisiblyAndHeals(t *testing.T) {
-	bubble(t, func(r *rig) {
+	bubble(t, func(t *testing.T, r *rig) {
 		r.boot()
 		r.mustApply(demo())
 		r.until(OverallReady, time.Minute)

@@ -73,16 +73,30 @@ func (s *Supervisor) engineEvent(e container.Event) {
 		}
 		exit := *e.Exit
 		switch {
-		case seen && st.State == container.Running && !exit.At.Before(st.Started):
+		case seen && st.State == container.Running && concerns(e, st):
 			s.end(name, exit)
 		case seen && st.State == container.Exited && st.Exit == nil:
 			st.Exit = &exit // of a stop that was told before its event came
 			s.see(name, st)
 		default:
 			// Of a container whose start is still on its way, or of an older one.
-			s.lastExit[name] = exit
+			s.lastExit[name] = e
 		}
 	}
+}
+
+// concerns says whether an exit is of that very container, and not of an
+// earlier one of the same name.
+func concerns(e container.Event, st container.Status) bool {
+	if e.PID != 0 && st.PID != 0 {
+		return e.PID == st.PID
+	}
+	return !e.Exit.At.Before(st.Started)
+}
+
+// sameContainer says whether two sightings are of one running container.
+func sameContainer(a, b container.Status) bool {
+	return a.PID == b.PID && a.Started.Equal(b.Started)
 }
 
 // memoryKill reports that the kernel ended a process in a container for its
@@ -321,11 +335,15 @@ func (s *Supervisor) listed(list []container.Status, began uint64, err error) {
 				exit = *st.Exit
 			}
 			s.end(name, exit)
-		case known && before.State == container.Running && (before.PID != st.PID || !before.Started.Equal(st.Started)):
+		case known && before.State == container.Running && !sameContainer(before, st):
 			delete(s.own, name) // not the one that was known: take it over anew
 			s.dropProber(name)
 			s.see(name, st)
 		default:
+			if known && sameContainer(before, st) && before.Labels[container.LabelLimitsHash] != st.Labels[container.LabelLimitsHash] {
+				// Limits that were changed live: an engine may not write the label.
+				st.Labels = withLabel(st.Labels, container.LabelLimitsHash, before.Labels[container.LabelLimitsHash])
+			}
 			s.see(name, st)
 		}
 	}

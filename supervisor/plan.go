@@ -85,7 +85,7 @@ func (p *planner) wanted(svc *Service) (bool, Cause, string) {
 		return false, CauseSiteStop, "the site stops"
 	case p.in.Intents[name].Stopped:
 		return false, CauseStopped, "an administrator stopped it"
-	case svc.OnDemand && !p.in.Wanted[name] && !p.running(name):
+	case svc.OnDemand && !p.in.Wanted[name] && !p.running(name) && !p.in.Desired.required[name]:
 		return false, "", "starts with the first request"
 	}
 	return true, "", ""
@@ -327,7 +327,7 @@ func (p *planner) health(name string, svc *Service, st container.Status) bool {
 	if !failing {
 		return false
 	}
-	if missing == "" && p.in.Now.Before(due) {
+	if p.in.Now.Before(due) {
 		p.wake(due)
 		return false
 	}

@@ -25,7 +25,8 @@ type Engine interface {
 	Stop(ctx context.Context, id string, signal string, patience time.Duration) error
 	// Remove deletes a container that has ended, with its root.
 	Remove(ctx context.Context, id string) error
-	// Update changes the limits of a running container.
+	// Update changes the limits of a running container, and its
+	// LabelLimitsHash to their Hash.
 	Update(ctx context.Context, id string, limits container.Limits) error
 	// Exec runs a command in a container and returns its exit code and the
 	// first 64 KiB of its output.

@@ -28,6 +28,7 @@ type Prepared struct {
 	order    []string            // services and jobs, requirements first
 	needs    map[string][]string // what each requires, by name
 	routed   map[string]bool     // services behind a public host
+	required map[string]bool     // by another service or a job
 }
 
 // addressFunc gives a service or job its fixed place.
@@ -44,6 +45,7 @@ func prepare(d Desired, prefix4, prefix6 netip.Prefix, address addressFunc) (*Pr
 		jobs:     make(map[string]*Job, len(d.Jobs)),
 		needs:    make(map[string][]string, len(d.Services)+len(d.Jobs)),
 		routed:   map[string]bool{},
+		required: map[string]bool{},
 	}
 	p.Services = slices.Clone(d.Services)
 	p.Jobs = slices.Clone(d.Jobs)
@@ -55,6 +57,11 @@ func prepare(d Desired, prefix4, prefix6 netip.Prefix, address addressFunc) (*Pr
 	for i := range p.Jobs {
 		j := &p.Jobs[i]
 		p.jobs[j.Spec.Name], p.needs[j.Spec.Name] = j, j.Requires
+	}
+	for _, needs := range p.needs {
+		for _, n := range needs {
+			p.required[n] = true
+		}
 	}
 	order, err := sortByNeeds(p.needs)
 	if err != nil {
@@ -147,7 +154,7 @@ func isJob(d Desired, name string) bool {
 // label adds the labels that are made of the finished spec.
 func label(s *container.Spec, hash string) {
 	s.Labels[container.LabelHash] = hash
-	s.Labels[container.LabelLimitsHash] = hashOf(s.Limits)
+	s.Labels[container.LabelLimitsHash] = s.Limits.Hash()
 	shown := *s
 	shown.Env = redactEnv(s.Env)
 	shown.Labels = nil

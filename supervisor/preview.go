@@ -11,10 +11,6 @@ import (
 	"tarima/store/record"
 )
 
-// previewRounds bounds the rounds of a preview: every round brings at least
-// one container nearer to its end, and each takes a handful of steps.
-const previewRounds = 10_000
-
 // Plan tells what the loop has before it now, in order, if every step
 // succeeds; and behind that what waits, and for what.
 func (s *Supervisor) Plan(ctx context.Context) ([]StepStatus, error) {
@@ -57,7 +53,9 @@ func preview(in Input) ([]StepStatus, Input) {
 	in = copyInput(in)
 	var out []StepStatus
 	replaced := map[string]int{} // where the stop of a replacement stands
-	for range previewRounds {
+	// Every round brings at least one container nearer to its end, and each
+	// takes a handful of steps (image, drain, stop, start, limits).
+	for range 10 + 8*(len(in.Observed)+len(in.Images)+len(orderOf(in.Desired))) {
 		d := Plan(in)
 		progress := false
 		for _, step := range d.Steps {
@@ -91,6 +89,13 @@ func preview(in Input) ([]StepStatus, Input) {
 		}
 	}
 	return out, in
+}
+
+func orderOf(p *Prepared) []string {
+	if p == nil {
+		return nil
+	}
+	return p.order
 }
 
 // waits lists what a state of rest still waits for.
@@ -179,18 +184,19 @@ func pretend(in *Input, step Step) {
 	case ActionDrain:
 		in.Drains[name] = Drain{Since: in.Now, Done: true}
 	case ActionStop:
-		st := in.Observed[name]
-		st.State, st.PID, st.Exit = container.Exited, 0, nil
-		in.Observed[name] = st
+		if st, ok := in.Observed[name]; ok {
+			st.State, st.PID, st.Exit = container.Exited, 0, nil
+			in.Observed[name] = st
+		}
 		delete(in.Drains, name)
 		delete(in.Health, name)
 	case ActionRemove:
 		delete(in.Observed, name)
 	case ActionLimits:
-		st := in.Observed[name]
-		st.Labels = maps.Clone(st.Labels)
-		st.Labels[container.LabelLimitsHash] = in.Desired.services[name].Spec.Labels[container.LabelLimitsHash]
-		in.Observed[name] = st
+		if st, ok := in.Observed[name]; ok {
+			st.Labels = withLabel(st.Labels, container.LabelLimitsHash, in.Desired.services[name].Spec.Labels[container.LabelLimitsHash])
+			in.Observed[name] = st
+		}
 	case ActionJob, ActionFinish:
 		j := in.Desired.jobs[name]
 		delete(in.Observed, name)

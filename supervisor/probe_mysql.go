@@ -105,7 +105,7 @@ var errMySQLPacket = errors.New("a packet longer than any greeting")
 func mysqlPacket(r io.Reader) (payload []byte, seq byte, err error) {
 	var head [4]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
-		return nil, 0, fmt.Errorf("no greeting: %w", err)
+		return nil, 0, fmt.Errorf("no packet came: %w", err)
 	}
 	n := int(head[0]) | int(head[1])<<8 | int(head[2])<<16
 	if n > 8<<10 {

@@ -43,7 +43,8 @@ type Service struct {
 	// Database services are restarted for a failed probe only after a long
 	// grace, and are stopped with patience.
 	Database bool
-	// OnDemand services are started by the first request (routes.Wanted).
+	// OnDemand services are started by the first request (routes.Wanted), or at
+	// once when another service or a job requires them.
 	OnDemand bool
 }
 

@@ -61,7 +61,7 @@ type Supervisor struct {
 	relist   time.Time // when the engine is to be asked again; zero: not
 	listing  bool
 	own      map[string]bool // containers seen or started in this daemon's life
-	lastExit map[string]container.Exit
+	lastExit map[string]container.Event
 	lastOOM  map[string]time.Time
 
 	inFlight map[string]Operation
@@ -126,7 +126,7 @@ func New(cfg Config) (*Supervisor, error) {
 		changed:    make(chan struct{}),
 		touched:    map[string]uint64{},
 		own:        map[string]bool{},
-		lastExit:   map[string]container.Exit{},
+		lastExit:   map[string]container.Event{},
 		lastOOM:    map[string]time.Time{},
 		inFlight:   map[string]Operation{},
 		overdue:    map[string]string{},

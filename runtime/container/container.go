@@ -5,6 +5,9 @@
 package container
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
 	"net/netip"
 	"time"
 )
@@ -115,6 +118,14 @@ type Limits struct {
 	Pids       int64  `json:"pids,omitempty"`
 }
 
+// Hash names the limits in LabelLimitsHash. Who changes the limits of a running
+// container sets that label to it, so that the next daemon knows them as
+// applied.
+func (l Limits) Hash() string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%d %d %d %d %d", l.MemoryHigh, l.MemoryMax, l.Swap, l.CPUWeight, l.Pids))
+	return hex.EncodeToString(sum[:8])
+}
+
 // LogLimits bound the log files of one service, in bytes.
 type LogLimits struct {
 	File  int64 `json:"file,omitempty"`  // one file; 0: 10 MiB
@@ -180,6 +191,10 @@ const (
 type Event struct {
 	Kind EventKind `json:"kind"`
 	ID   string    `json:"id"`
+	// PID is the main process that the event is about, so that the late end of
+	// an earlier container of the same name is not taken for the present one's;
+	// 0: unknown, and the times decide.
+	PID  int       `json:"pid,omitempty"`
 	Exit *Exit     `json:"exit,omitempty"`
 	At   time.Time `json:"at"`
 }
