@@ -155,9 +155,7 @@ func (b *builder) scheduler() supervisor.Service {
 			Liveness:  probe(supervisor.ProbeHTTP, workerHealthPort, 60*time.Second, 10*time.Second, 5*time.Minute),
 		},
 	}
-	for _, p := range []*supervisor.Probe{s.Probes.Startup, s.Probes.Readiness, s.Probes.Liveness} {
-		p.Path = "/"
-	}
+	s.Probes.Startup.Path, s.Probes.Readiness.Path, s.Probes.Liveness.Path = "/", "/ready", "/"
 	return s
 }
 
