@@ -63,7 +63,7 @@ func (b *builder) web(variant string) supervisor.Service {
 			// A file that uWSGI serves: says that the application server turns,
 			// not that the databases do. While every process is busy nobody
 			// answers, for at most harakiri.
-			Liveness: probe(supervisor.ProbeHTTP, 8000, 15*time.Second, 10*time.Second, harakiri+time.Minute),
+			Liveness: probe(supervisor.ProbeHTTP, 8000, 15*time.Second, 10*time.Second, harakiri+30*time.Second),
 		},
 	}
 	s.Probes.Startup.Path, s.Probes.Startup.Host = "/-/alive", host
@@ -155,9 +155,7 @@ func (b *builder) scheduler() supervisor.Service {
 			Liveness:  probe(supervisor.ProbeHTTP, workerHealthPort, 60*time.Second, 10*time.Second, 5*time.Minute),
 		},
 	}
-	for _, p := range []*supervisor.Probe{s.Probes.Startup, s.Probes.Readiness, s.Probes.Liveness} {
-		p.Path = "/"
-	}
+	s.Probes.Startup.Path, s.Probes.Readiness.Path, s.Probes.Liveness.Path = "/", "/ready", "/"
 	return s
 }
 

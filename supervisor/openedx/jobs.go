@@ -36,7 +36,7 @@ func (b *builder) jobs() []supervisor.Job {
 			append([]string{jobMySQL}, stores...), r.Version),
 		b.script(jobLMSSetup, lms, "lms_setup.py", 30*time.Minute,
 			append(b.only(search), append(b.onlyJob(search, jobSearchKey), append([]string{jobLMSMigrate}, stores...)...)...),
-			b.cmsURL, b.secrets.studioOAuth, r.OpenEdX.LoadPolicies, b.model.meilisearch()),
+			b.cmsURL, b.secrets.studioOAuth, r.OpenEdX.LoadPolicies, b.searchValues()),
 		b.manage(jobCMSMigrate, cms, []string{"migrate", "--noinput"}, 3*time.Hour,
 			append([]string{jobLMSMigrate}, stores...), r.Version),
 		b.script(jobCMSSetup, cms, "cms_setup.py", 30*time.Minute,
@@ -49,7 +49,7 @@ func (b *builder) jobs() []supervisor.Job {
 		jobs = append(jobs, b.searchKeyJob(),
 			// Nothing waits for it, and it may take hours on a large site.
 			b.script(jobCMSReindex, cms, "cms_reindex.py", 24*time.Hour,
-				append([]string{search, jobSearchKey, jobCMSSetup}, stores...), b.model.meilisearch()))
+				append([]string{search, jobSearchKey, jobCMSSetup}, stores...), b.searchValues()))
 	}
 	if b.on(mfe) {
 		jobs = append(jobs, b.script(jobMFEFlags, lms, "mfe_flags.py", 30*time.Minute,
@@ -104,7 +104,7 @@ func (b *builder) searchKeyJob() supervisor.Job {
 	spec.ReadOnlyRoot = true
 	return supervisor.Job{
 		Spec: spec, Requires: []string{search}, Timeout: 5 * time.Minute, Retries: 5,
-		Reason: b.reason(&spec, b.meilisearch(), b.asset("meilisearch_key.py")),
+		Reason: b.reason(&spec, b.secrets.meiliUID, b.secrets.meiliKey, b.asset("meilisearch_key.py")),
 	}
 }
 

@@ -139,7 +139,11 @@ func (m *model) siteJSON(variant string) ([]byte, error) {
 		origins = append(origins, m.mfeURL)
 		trusted = append(trusted, m.mfeURL)
 		redirects = append(redirects, m.base(m.mfeHost))
-		mfe = map[string]any{"settings": m.mfeSettings(variant), "config": m.mfeConfig()}
+		settings := map[string]any{"settings": m.mfeSettings(variant)}
+		if variant == lms {
+			settings["config"] = m.mfeConfig()
+		}
+		mfe = settings
 	}
 	addresses := map[string]any{}
 	for _, name := range []string{
@@ -178,7 +182,7 @@ func (m *model) siteJSON(variant string) ([]byte, error) {
 			"db": "openedx", "host": "mongodb", "port": 27017, "user": nil, "password": nil,
 			"connect": false, "ssl": false, "authsource": "admin", "replicaSet": nil,
 		},
-		"meilisearch": m.meilisearch(),
+		"meilisearch": m.searchValues(),
 		"jwt": map[string]any{
 			"issuer": issuer, "audience": "openedx", "secret": m.secrets.platform,
 			"private": m.secrets.jwtPrivate, "public": m.secrets.jwtPublic,
@@ -193,7 +197,8 @@ func (m *model) siteJSON(variant string) ([]byte, error) {
 	return encodeJSON(values)
 }
 
-func (m *model) meilisearch() map[string]any {
+// searchValues are where the search service is and the keys to it.
+func (m *model) searchValues() map[string]any {
 	if !m.on("meilisearch") {
 		return map[string]any{"enabled": false}
 	}
@@ -285,7 +290,7 @@ func boolText(b bool) string {
 
 // jobJSON holds the values of the initialisation scripts.
 func (m *model) jobJSON() ([]byte, error) {
-	search := m.meilisearch()
+	search := m.searchValues()
 	if m.on("meilisearch") {
 		search["key_uid"] = m.secrets.meiliUID
 	}

@@ -3,6 +3,7 @@ package openedx
 import (
 	"fmt"
 	"math"
+	"math/bits"
 	"slices"
 	"strings"
 )
@@ -76,6 +77,8 @@ func Size(memory int64, cores int, enabled func(service string) bool, fixed map[
 	if memory <= 0 || cores <= 0 {
 		return Sizes{}, fmt.Errorf("%w: %d MiB and %d cores", ErrTooSmall, memory/mib, cores)
 	}
+	// The kernel's own need changes with each of its versions by a little.
+	memory = memory / (32 * mib) * (32 * mib)
 	s := Sizes{
 		Memory: memory, Cores: cores,
 		Reserve: min(max(memory/10, 200*mib), 2048*mib),
@@ -119,18 +122,20 @@ func Size(memory int64, cores int, enabled func(service string) bool, fixed map[
 			left, enough)
 	}
 
+	// From here on numbers are rounded to steps: they are what a service is
+	// started with, and a change of a few MiB elsewhere must not restart it.
 	s.LMSProcesses, s.LMSRecycle = webNumbers(s.Limits["lms"], 2*cores)
 	s.CMSProcesses, s.CMSRecycle = webNumbers(s.Limits["cms"], max(1, cores))
 	s.LMSConcurrency, s.LMSChild = workerNumbers(s.Limits["lms-worker"], cores)
 	s.CMSConcurrency, s.CMSChild = workerNumbers(s.Limits["cms-worker"], max(1, cores/2))
 	s.InnoDBPool = innoDBPool(s.Limits["mysql"])
 	// MongoDB refuses less than 0.25 GiB; it fills it only with data in use.
-	s.WiredTigerCache = max(256*mib, (s.Limits["mongodb"]-200*mib)*6/10)
+	s.WiredTigerCache = max(256*mib, step((s.Limits["mongodb"]-200*mib)*6/10))
 	// Redis needs room beside its data: buffers, and copies of written pages
 	// while it rewrites its file.
-	s.RedisMemory = s.Limits["redis"] * 6 / 10
-	s.CacheMemory = s.Limits["redis-cache"] * 7 / 10
-	s.SearchIndexing = max(16*mib, s.Limits["meilisearch"]/2)
+	s.RedisMemory = step(s.Limits["redis"] * 6 / 10)
+	s.CacheMemory = step(s.Limits["redis-cache"] * 7 / 10)
+	s.SearchIndexing = max(16*mib, step(s.Limits["meilisearch"]/2))
 	return s, nil
 }
 
@@ -180,7 +185,7 @@ func webNumbers(limit int64, most int) (processes int, recycle int64) {
 	// The shared part counts in each process's size but only once in the
 	// limit; a tenth is left for requests in between two checks.
 	const shared = 300 * mib
-	return int(n), max(128*mib, shared+(limit*9/10-shared)/n)
+	return int(n), max(128*mib, step(shared+(limit*9/10-shared)/n))
 }
 
 // workerNumbers: how many Celery children fit, and how large one may grow.
@@ -188,7 +193,16 @@ func workerNumbers(limit int64, most int) (children int, size int64) {
 	n := (limit/mib - workerMain) / workerChild
 	n = min(max(n, 1), int64(most))
 	const shared = 150 * mib
-	return int(n), max(128*mib, shared+(limit*9/10-workerMain*mib)/n)
+	return int(n), max(128*mib, step(shared+(limit*9/10-workerMain*mib)/n))
+}
+
+// step rounds down to an eighth of the power of two below, and to whole MiB.
+func step(n int64) int64 {
+	if n < 16*mib {
+		return max(0, n/mib*mib)
+	}
+	unit := int64(1) << (bits.Len64(uint64(n)) - 4) //nolint:gosec // positive
+	return n / unit * unit
 }
 
 // innoDBPool leaves MySQL its own 200 MiB or so. From 128 MiB on the server

@@ -31,7 +31,8 @@ def last_due(entry, now, zone):
         return now - now % entry["every"]
     here = datetime.datetime.fromtimestamp(now, zone)
     hour, minute = (int(part) for part in entry["at"].split(":"))
-    due = here.replace(hour=hour, minute=minute, second=0, microsecond=0)
+    # fold=0: of the hour that comes twice when clocks go back, the first.
+    due = here.replace(hour=hour, minute=minute, second=0, microsecond=0, fold=0)
     for _ in range(8):
         if due.timestamp() <= now and entry.get("weekday") in (None, due.weekday()):
             return due.timestamp()
@@ -62,12 +63,12 @@ def write_state(path, state):
 
 
 def serve(entries, state, now, zone, send):
-    """Send what is due; returns whether the state changed.
+    """Send what is due; returns whether the state changed and what went wrong.
 
     An entry seen for the first time waits for its next moment. One that was
     due several times while nobody served it is sent once.
     """
-    changed = False
+    changed, trouble = False, None
     for entry in entries:
         name = entry["name"] + "@" + entry["queue"]
         due = last_due(entry, now, zone)
@@ -77,21 +78,25 @@ def serve(entries, state, now, zone, send):
             try:
                 send(entry)
             except Exception as error:  # the broker is away: the next tick tries again
-                log.warning("not now: %s: %s", name, type(error).__name__)
+                trouble = "{}: {}".format(name, type(error).__name__)
+                log.warning("not now: %s", trouble)
                 continue
             state[name], changed = due, True
-    return changed
+    return changed, trouble
 
 
 class Health(http.server.BaseHTTPRequestHandler):
-    """200 while the loop turns."""
+    """200 while the loop turns; /ready only if it could also send."""
 
     timeout = 5
     last_tick = time.monotonic()
+    trouble = None
 
     def do_GET(self):
-        turning = time.monotonic() - Health.last_tick < STALE
-        self.send_response(200 if turning else 503)
+        well = time.monotonic() - Health.last_tick < STALE
+        if self.path == "/ready":
+            well = well and Health.trouble is None
+        self.send_response(200 if well else 503)
         self.send_header("Content-Length", "0")
         self.end_headers()
 
@@ -129,7 +134,8 @@ def main():
 
     state = read_state(STATE)
     while True:
-        if serve(plan["entries"], state, time.time(), zone, send):
+        changed, Health.trouble = serve(plan["entries"], state, time.time(), zone, send)
+        if changed:
             try:
                 write_state(STATE, state)
             except OSError as error:  # a full disk: served all the same, remembered in memory
