@@ -16,7 +16,7 @@ import (
 
 // formatVersion is part of every cache key. Raise it when the builder itself
 // changes what a stage's recipe turns into.
-const formatVersion = 1
+const formatVersion = 2
 
 // Stage is one layer of an image: what it adds to its parent's file system. The
 // fields are applied in the order in which they stand here.
