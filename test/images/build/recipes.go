@@ -41,16 +41,19 @@ func mysql(base *Stage) *Image {
 	return &Image{
 		Name: "mysql", Tag: "1",
 		Top: &Stage{
-			Name: "mysql", Parent: base,
-			Before: `
+			Name: "mysql", Files: []string{"mysql"},
+			Parent: &Stage{
+				Name: "mariadb", Parent: base,
+				Before: `
 groupadd --system --gid 999 mysql
 useradd --system --uid 999 --gid 999 --home-dir /var/lib/mysql --no-create-home --shell /usr/sbin/nologin mysql`,
-			Packages: []string{"mariadb-server"},
-			Files:    []string{"mysql"},
-			Script: `
+				Packages: []string{"mariadb-server"},
+				Script: `
 # What only other uses of the server need.
 rm -rf /var/lib/mysql /var/log/mysql /usr/share/mysql/mysql-test /usr/bin/mariadb-ldb /usr/bin/mysql_ldb \
-	/usr/bin/sst_dump /usr/bin/aria_read_log /usr/bin/mariadb-backup /usr/bin/mariabackup /etc/mysql/mariadb.conf.d/50-server.cnf
+	/usr/bin/sst_dump /usr/bin/aria_read_log /usr/bin/mariadb-backup /usr/bin/mariabackup /etc/mysql/mariadb.conf.d/50-server.cnf`,
+			},
+			Script: `
 ln -sf /usr/sbin/mariadbd /usr/local/bin/mysqld
 mkdir -p /var/lib/mysql /var/run/mysqld /docker-entrypoint-initdb.d
 chown mysql:mysql /var/lib/mysql /var/run/mysqld

@@ -88,6 +88,7 @@ def common(variant):
             "django.contrib.sites",
             "django.contrib.messages",
             "corsheaders",
+            "django_celery_results",
             "oauth2_provider",
             "waffle",
             "openedx.core.djangoapps.theming.apps.ThemingConfig",
