@@ -205,7 +205,7 @@ rm -rf /usr/local/lib/mfe`,
 func campusPython(base *Stage) *Stage {
 	debs := &Stage{
 		Name: "campus-debian", Parent: base,
-		Packages: []string{"python3", "python3-venv", "libmariadb3", "mariadb-client-core", "libxml2", "libyaml-0-2", "media-types", "tzdata"},
+		Packages: []string{"python3", "python3-venv", "libpython3.11", "libmariadb3", "mariadb-client-core", "libxml2", "libyaml-0-2", "media-types", "tzdata"},
 	}
 	return &Stage{
 		Name: "campus-python", Parent: debs,
