@@ -22,8 +22,13 @@ import (
 // Annotations of an image in the layout's index.
 const (
 	annotationRef    = "org.opencontainers.image.ref.name" // name:tag
+	annotationName   = "io.containerd.image.name"          // the whole reference
 	annotationRecipe = "tarima/recipe"                     // the recipe's content hash
 )
+
+// registryHost is where the images pretend to come from. The name is reserved
+// for tests (RFC 6761), so that it can belong to nobody.
+const registryHost = "registry.test"
 
 // packedLayer is a layer that lies packed in a file and whose digests are known.
 type packedLayer struct {
@@ -139,6 +144,7 @@ func putImage(path layout.Path, image *Image, recipe string, layers []packedLaye
 	}
 	return path.ReplaceImage(assembled, match.Name(image.Ref()), layout.WithAnnotations(map[string]string{
 		annotationRef:    image.Ref(),
+		annotationName:   registryHost + "/" + image.Ref(),
 		annotationRecipe: recipe,
 	}))
 }

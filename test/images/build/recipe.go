@@ -16,7 +16,7 @@ import (
 
 // formatVersion is part of every cache key. Raise it when the builder itself
 // changes what a stage's recipe turns into.
-const formatVersion = 4
+const formatVersion = 2
 
 // Stage is one layer of an image: what it adds to its parent's file system. The
 // fields are applied in the order in which they stand here.
@@ -155,7 +155,7 @@ func (k keyer) image(i *Image) (string, error) {
 	}
 	h := sha256.New()
 	fmt.Fprintln(h, "image", i.Ref(), top)
-	if err := json.NewEncoder(h).Encode(i.Config); err != nil {
+	if err := json.NewEncoder(h).Encode(i.Config); err != nil { // sorted keys
 		return "", err
 	}
 	return hex.EncodeToString(h.Sum(nil)), nil

@@ -30,23 +30,30 @@ mkdir -p /var/cache/apt/archives/partial /var/lib/apt/lists/partial
 // same users.
 func images() []*Image {
 	base := debian()
-	return []*Image{mysql(base), redis(base), mongodb(base), meilisearch(base), smtp(base), mfe(base)}
+	python := campusPython(base)
+	return []*Image{
+		mysql(base), redis(base), mongodb(base), meilisearch(base), smtp(base), mfe(base),
+		campus(python, "1"), campus(python, "2"),
+	}
 }
 
 func mysql(base *Stage) *Image {
 	return &Image{
-		Name: "mysql", Tag: "v1",
+		Name: "mysql", Tag: "1",
 		Top: &Stage{
-			Name: "mysql", Parent: base,
-			Before: `
+			Name: "mysql", Files: []string{"mysql"},
+			Parent: &Stage{
+				Name: "mariadb", Parent: base,
+				Before: `
 groupadd --system --gid 999 mysql
 useradd --system --uid 999 --gid 999 --home-dir /var/lib/mysql --no-create-home --shell /usr/sbin/nologin mysql`,
-			Packages: []string{"mariadb-server"},
-			Files:    []string{"mysql"},
-			Script: `
+				Packages: []string{"mariadb-server"},
+				Script: `
 # What only other uses of the server need.
 rm -rf /var/lib/mysql /var/log/mysql /usr/share/mysql/mysql-test /usr/bin/mariadb-ldb /usr/bin/mysql_ldb \
-	/usr/bin/sst_dump /usr/bin/aria_read_log /usr/bin/mariadb-backup /usr/bin/mariabackup /etc/mysql/mariadb.conf.d/50-server.cnf
+	/usr/bin/sst_dump /usr/bin/aria_read_log /usr/bin/mariadb-backup /usr/bin/mariabackup /etc/mysql/mariadb.conf.d/50-server.cnf`,
+			},
+			Script: `
 ln -sf /usr/sbin/mariadbd /usr/local/bin/mysqld
 mkdir -p /var/lib/mysql /var/run/mysqld /docker-entrypoint-initdb.d
 chown mysql:mysql /var/lib/mysql /var/run/mysqld
@@ -64,7 +71,7 @@ chmod 1777 /var/run/mysqld /var/lib/mysql`,
 
 func redis(base *Stage) *Image {
 	return &Image{
-		Name: "redis", Tag: "v1",
+		Name: "redis", Tag: "1",
 		Top: &Stage{
 			Name: "redis", Parent: base,
 			Before: `
@@ -90,7 +97,7 @@ chown redis:redis /data`,
 
 func mongodb(base *Stage) *Image {
 	return &Image{
-		Name: "mongodb", Tag: "v1",
+		Name: "mongodb", Tag: "1",
 		Top: &Stage{
 			Name: "mongodb", Parent: base,
 			Before: `
@@ -120,7 +127,7 @@ chown -R mongodb:mongodb /data`,
 
 func meilisearch(base *Stage) *Image {
 	return &Image{
-		Name: "meilisearch", Tag: "v1",
+		Name: "meilisearch", Tag: "1",
 		Top: &Stage{
 			Name: "meilisearch", Parent: base,
 			Programs: []Program{{Target: "/bin/meilisearch", Package: "./test/images/meilisearch"}},
@@ -140,7 +147,7 @@ chown 1000:1000 /meili_data`,
 
 func smtp(base *Stage) *Image {
 	return &Image{
-		Name: "smtp", Tag: "v1",
+		Name: "smtp", Tag: "1",
 		Top: &Stage{
 			Name: "smtp", Parent: base,
 			Before: `
@@ -170,7 +177,7 @@ chmod u-s /usr/sbin/exim4`,
 
 func mfe(base *Stage) *Image {
 	return &Image{
-		Name: "mfe", Tag: "v1",
+		Name: "mfe", Tag: "1",
 		Top: &Stage{
 			Name: "mfe", Parent: &Stage{Name: "caddy", Parent: base, Packages: []string{"caddy"}, Script: "rm -rf /etc/caddy"},
 			Files: []string{"mfe"},
@@ -189,6 +196,80 @@ rm -rf /usr/local/lib/mfe`,
 			Env:          []string{path, "XDG_CONFIG_HOME=/config", "XDG_DATA_HOME=/data"},
 			WorkingDir:   "/srv",
 			ExposedPorts: map[string]struct{}{"8002/tcp": {}},
+		},
+	}
+}
+
+// campusPython is what changes seldom of the platform's stand-in: Python with
+// all packages, and the tools that the published image has.
+func campusPython(base *Stage) *Stage {
+	debs := &Stage{
+		Name: "campus-debian", Parent: base,
+		Packages: []string{"python3", "python3-venv", "libpython3.11", "libmariadb3", "mariadb-client-core", "libxml2", "libyaml-0-2", "media-types", "tzdata"},
+	}
+	return &Stage{
+		Name: "campus-python", Parent: debs,
+		Wheels: &Wheels{
+			Name: "campus-wheels", Parent: debs,
+			Packages:     []string{"python3-dev", "python3-pip", "gcc", "libc6-dev", "libmariadb-dev", "pkg-config"},
+			Requirements: "campus-python/requirements.txt",
+			// As in the published image; and the application server is linked
+			// against nothing that the image lacks.
+			Env: []string{"UWSGI_PROFILE_OVERRIDE=xml=false;ssl=false;pcre=false;json=false;capabilities=false"},
+		},
+		Programs: []Program{{Target: "/usr/local/bin/dockerize", Package: "./test/images/dockerize"}},
+		Script: `
+groupadd --gid 1000 app
+useradd --uid 1000 --gid 1000 --home-dir /openedx --no-create-home --shell /bin/bash app
+mkdir -p /openedx
+python3 -m venv /openedx/venv
+/openedx/venv/bin/pip install --quiet --no-compile --no-index --find-links /run/wheels --requirement /run/wheels/requirements.txt
+/openedx/venv/bin/pip uninstall --quiet --yes pip setuptools
+find /openedx/venv -name tests -type d -path '*site-packages*' -prune -exec rm -rf {} +
+# Compiled files that do not depend on the sources' times.
+find / -xdev -name __pycache__ -type d -prune -exec rm -rf {} +
+python3 -m compileall -q -f --invalidation-mode unchecked-hash /usr/lib/python3.11 /openedx/venv/lib || test $? = 1`,
+	}
+}
+
+// campus stands in for the LMS and Studio. Two versions come from one source;
+// the second has another database schema.
+func campus(python *Stage, version string) *Image {
+	return &Image{
+		Name: "campus", Tag: version,
+		Top: &Stage{
+			Name: "campus-" + version, Parent: python,
+			Files: []string{"campus"},
+			Env:   []string{"VERSION=" + version},
+			Script: `
+cd /openedx/edx-platform
+echo "VERSION = $VERSION" >campus/version.py
+if [ "$VERSION" = 1 ]; then rm campus/migrations/*_v2_*.py; fi
+mkdir -p /openedx/data /openedx/media /openedx/media-private /openedx/config /openedx/themes/indigo/lms/templates \
+	/openedx/themes/indigo/cms/templates /openedx/staticfiles/studio /openedx/bin
+/openedx/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /openedx/edx-platform
+chown -R app:app /openedx/data /openedx/media /openedx/media-private /openedx/config /openedx/staticfiles /openedx/themes`,
+		},
+		Config: v1.Config{
+			User: "1000",
+			Cmd:  []string{"uwsgi", "/openedx/uwsgi.ini"},
+			Env: []string{
+				"PATH=/openedx/venv/bin:/openedx/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+				"VIRTUAL_ENV=/openedx/venv",
+				"LMS_CFG=/openedx/config/lms.env.yml",
+				"CMS_CFG=/openedx/config/cms.env.yml",
+				"REVISION_CFG=/openedx/config/revisions.yml",
+				"COMPREHENSIVE_THEME_DIRS=/openedx/themes",
+				"STATIC_ROOT_LMS=/openedx/staticfiles",
+				"STATIC_ROOT_CMS=/openedx/staticfiles/studio",
+				"LC_ALL=C.UTF-8",
+				"PYTHONUNBUFFERED=1",
+				"SERVICE_VARIANT=lms",
+				"DJANGO_SETTINGS_MODULE=lms.envs.tutor.production",
+				"UWSGI_WORKERS=2",
+			},
+			WorkingDir:   "/openedx/edx-platform",
+			ExposedPorts: map[string]struct{}{"8000/tcp": {}},
 		},
 	}
 }

@@ -71,10 +71,8 @@ func (r *root) prepare(folders []shown) error {
 	if err := os.Symlink("/proc/self/fd", filepath.Join(r.dir, "dev/fd")); err != nil {
 		return err
 	}
-	for _, d := range []string{"/run", "/tmp"} {
-		if err := r.mount("tmpfs", d, "tmpfs", 0, "mode=1777"); err != nil {
-			return err
-		}
+	if err := r.mount("tmpfs", "/tmp", "tmpfs", 0, "mode=1777"); err != nil {
+		return err
 	}
 	if err := r.bind("/etc/resolv.conf", "/etc/resolv.conf", true); err != nil {
 		return err

@@ -101,6 +101,9 @@ if [[ ! -d $data/mysql || -e $marker ]]; then
 		note "GENERATED ROOT PASSWORD: $MYSQL_ROOT_PASSWORD"
 	fi
 	{
+		# The published image has no account but root.
+		echo "DELETE FROM mysql.global_priv WHERE User = '' OR (User = 'root' AND Host != 'localhost');"
+		echo "FLUSH PRIVILEGES;"
 		password=$(sql_string "$MYSQL_ROOT_PASSWORD")
 		if [[ $MYSQL_ROOT_HOST != localhost ]]; then
 			host=$(sql_string "$MYSQL_ROOT_HOST")

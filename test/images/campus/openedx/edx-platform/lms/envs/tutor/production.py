@@ -1,0 +1,1 @@
+from lms.envs.production import *  # noqa: F401,F403  replaced by the site's own folder

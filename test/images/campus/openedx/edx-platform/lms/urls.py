@@ -1,0 +1,1 @@
+from campus.urls import urlpatterns  # noqa: F401

@@ -1,0 +1,1 @@
+"""Roles and policies; the platform's load_policies fills them in."""
