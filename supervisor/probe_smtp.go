@@ -23,12 +23,14 @@ func askSMTP(conn net.Conn) Answer {
 		if len(line) > 3 && line[3] == '-' {
 			continue // more lines follow
 		}
+		// Kept before the farewell is read into the same buffer.
+		greets, said := bytes.HasPrefix(line, []byte("220")), quoted(line)
 		// Without QUIT the server logs a lost connection for every question.
 		if _, err := io.WriteString(conn, "QUIT\r\n"); err == nil {
 			_, _ = r.ReadSlice('\n') // its farewell changes nothing
 		}
-		if !bytes.HasPrefix(line, []byte("220")) {
-			return Answer{Alive: true, Why: "smtp: it takes no mail: " + quoted(line)}
+		if !greets {
+			return Answer{Alive: true, Why: "smtp: it takes no mail: " + said}
 		}
 		return Answer{Alive: true, OK: true}
 	}

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/activation"
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+
+	"tarima/proxy"
+	"tarima/supervisor/site"
+)
+
+func (c *cli) proxyCommand() *cobra.Command {
+	var listenHTTP, listenHTTPS string
+	cmd := c.verb("proxy", cobra.NoArgs, func(cmd *cobra.Command, _ []string) error {
+		log := c.logger()
+		config, err := c.proxyConfig(log)
+		if err != nil {
+			return err
+		}
+		if cmd.Flags().Changed("http") {
+			config.HTTP = addresses(listenHTTP)
+		}
+		if cmd.Flags().Changed("https") {
+			config.HTTPS = addresses(listenHTTPS)
+		}
+		return proxy.Run(cmd.Context(), config)
+	})
+	cmd.Flags().StringVar(&listenHTTP, "http", "", c.say("flag.listenHTTP"))
+	cmd.Flags().StringVar(&listenHTTPS, "https", "", c.say("flag.listenHTTPS"))
+	return cmd
+}
+
+func addresses(a string) []string {
+	if a == "" {
+		return nil
+	}
+	return []string{a}
+}
+
+// proxyConfig reads from the site file where to listen. A file that is missing
+// or wrong keeps nobody from serving: the daemon says what is wrong with it.
+func (c *cli) proxyConfig(log *slog.Logger) (proxy.Config, error) {
+	p := c.paths()
+	wanted := site.Defaults(site.Config{}, site.Host{})
+	if data, err := os.ReadFile(p.SiteFile); err != nil {
+		if !errors.Is(err, os.ErrNotExist) {
+			log.Warn("site file cannot be read; listening where it is usual", "error", err)
+		}
+	} else if parsed, err := site.Parse(p.SiteFile, data); err != nil {
+		log.Warn("site file is wrong; listening where it is usual", "error", err)
+	} else {
+		wanted = site.Defaults(parsed, site.Host{})
+	}
+	inherited, err := activation.Listeners()
+	if err != nil {
+		return proxy.Config{}, fmt.Errorf("take over sockets from systemd: %w", err)
+	}
+	watchdog, err := daemon.SdWatchdogEnabled(true)
+	if err != nil {
+		return proxy.Config{}, fmt.Errorf("read systemd's watchdog interval: %w", err)
+	}
+	if err := os.MkdirAll(p.ProxyRun, 0o755); err != nil {
+		return proxy.Config{}, fmt.Errorf("folder of the routes' socket: %w", err)
+	}
+	notify := notifier()
+	return proxy.Config{
+		HTTP:      addresses(wanted.Proxy.HTTP),
+		HTTPS:     addresses(wanted.Proxy.HTTPS),
+		Dir:       p.ProxyState,
+		Socket:    p.proxySocket(),
+		StaticDir: func(site string) string { return filepath.Join(p.siteDir(site), "static") },
+		Listeners: inherited,
+		Logger:    log,
+		Hold:      proxy.Hold{Timeout: holdTime(wanted)},
+		Notify:    notify,
+		Watchdog:  watchdog,
+	}, nil
+}
+
+func holdTime(config site.Config) time.Duration {
+	if config.Proxy.Hold == nil {
+		return site.DefaultHold
+	}
+	return *config.Proxy.Hold
+}

@@ -1,0 +1,230 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"tarima/store/record"
+	"tarima/supervisor"
+	"tarima/supervisor/control"
+	"tarima/supervisor/openedx"
+	"tarima/supervisor/site"
+)
+
+// wishes is what is wanted of the site.
+type wishes struct {
+	mu     sync.Mutex // one change at a time
+	config site.Config
+	file   []byte
+	floor  uint64 // the generation that containers have, when the store lost it
+}
+
+// wanted is a site file with what follows from it.
+type wanted struct {
+	file   []byte
+	config site.Config
+	known  bool // false: nobody has said yet what is wanted
+	err    error
+}
+
+// wantedAtStart reads the site file; a wrong one leaves what was applied last.
+func (a *appliance) wantedAtStart() wanted {
+	data, err := os.ReadFile(a.paths.SiteFile)
+	if err == nil {
+		var config site.Config
+		if config, err = parseSiteFile(a.paths.SiteFile, data); err == nil {
+			return wanted{file: data, config: config, known: true}
+		}
+	}
+	applied, ok, storeErr := a.store.Applied(defaultSite)
+	if storeErr != nil {
+		err = errors.Join(err, storeErr)
+	}
+	if ok {
+		if config, e := parseSiteFile("the last applied site file", applied.SiteFile); e == nil {
+			return wanted{file: applied.SiteFile, config: config, known: true, err: err}
+		}
+	}
+	host, e := site.DetectHost()
+	return wanted{config: site.Defaults(site.Config{}, host), err: errors.Join(err, e)}
+}
+
+// applyAtStart makes what is wanted known to the supervisor. A site file that
+// cannot be used keeps the daemon up and is reported.
+func (a *appliance) applyAtStart(ctx context.Context, w wanted) error {
+	if w.err != nil {
+		text := "the site file cannot be used: " + strings.ReplaceAll(w.err.Error(), "\n", "; ")
+		if w.known {
+			text += "; the last applied one goes on"
+		}
+		a.log.Error(text)
+		if _, err := a.store.AppendEvent(defaultSite, record.Event{At: time.Now(), Kind: record.RefusedEvent, Reason: text}); err != nil {
+			return err
+		}
+	}
+	if !w.known {
+		return nil
+	}
+	_, err := a.apply(ctx, w.file, w.config)
+	return err
+}
+
+// build turns a site file into services, settings and routes.
+func (a *appliance) build(config site.Config) (openedx.Plan, error) {
+	password, err := mailPassword(config.Mail.PasswordFile)
+	if err != nil {
+		return openedx.Plan{}, err
+	}
+	return openedx.Build(openedx.Input{
+		Site:         defaultSite,
+		Config:       config,
+		MailPassword: password,
+		Dirs: openedx.Dirs{
+			Config: filepath.Join(a.paths.siteDir(defaultSite), "config"),
+			Data:   filepath.Join(a.paths.siteDir(defaultSite), "data"),
+		},
+		Secrets: func(name string, generate func() (string, error)) (string, error) {
+			return a.store.Secret(defaultSite, name, generate)
+		},
+	})
+}
+
+func mailPassword(file string) (string, error) {
+	if file == "" {
+		return "", nil
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return "", fmt.Errorf("mail.password_file: %w", err)
+	}
+	line, _, _ := strings.Cut(string(data), "\n")
+	return strings.TrimRight(line, "\r"), nil
+}
+
+// apply makes a checked site file what is wanted: settings to disk, then one
+// transaction in the store, then the loop is woken.
+func (a *appliance) apply(ctx context.Context, file []byte, config site.Config) (control.Applied, error) {
+	a.wishes.mu.Lock()
+	defer a.wishes.mu.Unlock()
+	before, known, err := a.store.Applied(defaultSite)
+	if err != nil {
+		return control.Applied{}, err
+	}
+	if known && a.wishes.file != nil && !sameEngine(a.wishes.config, config) {
+		return control.Applied{}, control.Conflict("[engine], [network] and [images] take effect with a restart of the daemon, which leaves the containers running: systemctl restart tarima")
+	}
+	plan, err := a.build(config)
+	if err != nil {
+		return control.Applied{}, control.Invalid(nil, "%v", err)
+	}
+	if err := openedx.Materialise(plan); err != nil {
+		return control.Applied{}, fmt.Errorf("write the settings: %w", err)
+	}
+	applied := record.Applied{Generation: before.Generation, SiteFile: file, Release: config.Site.Release, At: time.Now()}
+	changes := a.changes(before, known, config)
+	if !known || string(before.SiteFile) != string(file) {
+		applied.Generation = max(before.Generation, a.wishes.floor) + 1
+	} else {
+		applied.At = before.At
+	}
+	plan.Desired.Generation = applied.Generation
+	if err := a.supervisor.Apply(ctx, plan.Desired, applied); err != nil {
+		return control.Applied{}, err
+	}
+	a.wishes.file, a.wishes.config = file, config
+	return control.Applied{Generation: applied.Generation, Changes: changes}, nil
+}
+
+// sameEngine says whether what only a new engine can take up is unchanged.
+func sameEngine(a, b site.Config) bool {
+	return a.Engine == b.Engine && a.Network.Range4 == b.Network.Range4 && a.Network.Range6 == b.Network.Range6
+}
+
+// changes says in words what is new against the file that was applied before.
+func (a *appliance) changes(before record.Applied, known bool, config site.Config) []string {
+	if !known {
+		return []string{"first site file"}
+	}
+	old, err := parseSiteFile("the last applied site file", before.SiteFile)
+	if err != nil {
+		return []string{"the file that was applied before cannot be read any more"}
+	}
+	var changes []string
+	for _, c := range site.Diff(old, config) {
+		changes = append(changes, c.String())
+	}
+	return changes
+}
+
+// readWanted reads and checks the site file that a request carries, or the one
+// on disk.
+func (a *appliance) readWanted(file []byte) (wanted, error) {
+	name := "the site file sent"
+	if file == nil {
+		name = a.paths.SiteFile
+		data, err := os.ReadFile(name)
+		if errors.Is(err, os.ErrNotExist) {
+			return wanted{}, control.NotFound("there is no site file %s", name)
+		}
+		if err != nil {
+			return wanted{}, err
+		}
+		file = data
+	}
+	config, err := parseSiteFile(filepath.Clean(name), file)
+	if err != nil {
+		return wanted{}, problemOf(name, err)
+	}
+	return wanted{file: file, config: config, known: true}, nil
+}
+
+// Apply implements control.Backend.
+func (a *appliance) Apply(ctx context.Context, file []byte) (control.Applied, error) {
+	w, err := a.readWanted(file)
+	if err == nil {
+		var applied control.Applied
+		if applied, err = a.apply(ctx, w.file, w.config); err == nil {
+			return applied, nil
+		}
+	}
+	event := record.Event{At: time.Now(), Kind: record.RefusedEvent, Reason: err.Error()}
+	if _, e := a.store.AppendEvent(defaultSite, event); e != nil {
+		a.log.Error("record a refused site file", "error", e)
+	}
+	return control.Applied{}, err
+}
+
+// Plan implements control.Backend.
+func (a *appliance) Plan(ctx context.Context, file []byte) (control.Planned, error) {
+	if file == nil {
+		steps, err := a.supervisor.Plan(ctx)
+		return control.Planned{Steps: noNil(steps)}, err
+	}
+	w, err := a.readWanted(file)
+	if err != nil {
+		return control.Planned{}, err
+	}
+	plan, err := a.build(w.config)
+	if err != nil {
+		return control.Planned{}, control.Invalid(nil, "%v", err)
+	}
+	steps, err := a.supervisor.PlanFor(plan.Desired)
+	if err != nil {
+		return control.Planned{}, err
+	}
+	before, known, err := a.store.Applied(defaultSite)
+	return control.Planned{Steps: noNil(steps), Changes: a.changes(before, known, w.config)}, err
+}
+
+func noNil(steps []supervisor.StepStatus) []supervisor.StepStatus {
+	if steps == nil {
+		return []supervisor.StepStatus{}
+	}
+	return steps
+}
