@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"tarima/runtime/container"
@@ -235,12 +236,18 @@ func (s *Supervisor) startedNow(svc *Service, st container.Status, step Step) {
 	s.pin(svc.Spec.Image, st.Image)
 }
 
-// endedAlready takes in an exit that was told before the start was.
+// endedAlready takes in that a container had ended when its start was told.
 func (s *Supervisor) endedAlready(name string, st container.Status) {
-	if e, ended := s.lastExit[name]; ended && st.State == container.Running && concerns(e, st) {
+	e, told := s.lastExit[name]
+	delete(s.lastExit, name)
+	switch {
+	case st.State != container.Running && st.Exit != nil:
+		s.end(name, *st.Exit)
+	case st.State != container.Running:
+		s.end(name, container.Exit{Code: -1, Unknown: true, At: time.Now()})
+	case told && concerns(e, st):
 		s.end(name, *e.Exit)
 	}
-	delete(s.lastExit, name)
 }
 
 func (s *Supervisor) limits(svc *Service, now time.Time) {
@@ -248,6 +255,9 @@ func (s *Supervisor) limits(svc *Service, now time.Time) {
 	hash := spec.Labels[container.LabelLimitsHash]
 	s.begin(name, Operation{Action: ActionLimits, Deadline: now.Add(limitsDeadline)}, true, func(ctx context.Context) func() {
 		err := s.cfg.Engine.Update(ctx, spec.ID(), spec.Limits)
+		if err == nil { // the next daemon is to know them as applied
+			err = s.cfg.Engine.SetLabels(ctx, spec.ID(), map[string]string{container.LabelLimitsHash: hash})
+		}
 		return func() {
 			s.ran(name, err, "its limits cannot be changed")
 			if err != nil {
@@ -281,13 +291,19 @@ func (s *Supervisor) remove(name string, now time.Time) {
 
 // discard deletes an ended container with its interface.
 func (s *Supervisor) discard(ctx context.Context, id, name string) error {
-	if err := s.cfg.Engine.Remove(ctx, id); err != nil {
+	if err := s.cfg.Engine.Remove(ctx, id); err != nil && s.exists(ctx, id) {
 		return fmt.Errorf("remove the container: %w", err)
 	}
 	if err := s.cfg.Network.Detach(ctx, s.cfg.Site, name); err != nil {
 		return fmt.Errorf("detach from the network: %w", err)
 	}
 	return nil
+}
+
+// exists asks the engine whether a container is there. In doubt it is.
+func (s *Supervisor) exists(ctx context.Context, id string) bool {
+	list, err := s.cfg.Engine.List(ctx, s.cfg.Site)
+	return err != nil || slices.ContainsFunc(list, func(st container.Status) bool { return st.ID == id })
 }
 
 // forget drops what the loop remembers of a container that is gone.

@@ -33,10 +33,12 @@ type behaviour struct {
 	exitAfter  time.Duration // 0: never (jobs: at once)
 	exitCode   int
 	oom        bool
-	stopTakes  time.Duration
-	stopErr    error
-	hung       bool // no answer of any kind
-	unready    bool // alive, but not ready
+	// exitsAtOnce is a process that has ended when its start returns.
+	exitsAtOnce bool
+	stopTakes   time.Duration
+	stopErr     error
+	hung        bool // no answer of any kind
+	unready     bool // alive, but not ready
 }
 
 // fakeEngine runs containers that exist only in memory, in virtual time. It
@@ -165,6 +167,11 @@ func (e *fakeEngine) Start(ctx context.Context, spec container.Spec, attach func
 	}}
 	e.containers[spec.ID()] = c
 	e.note("start %s", spec.Name)
+	if b.exitsAtOnce {
+		exit := container.Exit{Code: b.exitCode, At: time.Now()}
+		c.status.State, c.status.PID, c.status.Exit = container.Exited, 0, &exit
+		return c.status, nil
+	}
 	if spec.Kind == container.Job || b.exitAfter > 0 {
 		c.timer = time.AfterFunc(max(b.exitAfter, time.Millisecond), func() {
 			e.exit(spec.ID(), c, container.Exit{Code: b.exitCode, OOM: b.oom})
@@ -232,7 +239,7 @@ func (e *fakeEngine) Remove(_ context.Context, id string) error {
 	defer e.mu.Unlock()
 	c := e.containers[id]
 	if c == nil {
-		return nil
+		return errNoContainer
 	}
 	if c.status.State == container.Running {
 		e.violations = append(e.violations, c.spec.Name+" was removed while it ran")
@@ -251,6 +258,19 @@ func (e *fakeEngine) Update(_ context.Context, id string, l container.Limits) er
 	}
 	e.limits[c.spec.Name] = l
 	e.note("limits %s", c.spec.Name)
+	return nil
+}
+
+func (e *fakeEngine) SetLabels(_ context.Context, id string, labels map[string]string) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	c := e.containers[id]
+	if c == nil {
+		return errNoContainer
+	}
+	for k, v := range labels {
+		c.status.Labels = withLabel(c.status.Labels, k, v)
+	}
 	return nil
 }
 

@@ -206,3 +206,21 @@ func TestCrashLoopBacksOffFailsVisiblyAndHeals(t *testing.T) {
 		}
 	})
 }
+
+func TestProcessThatEndsDuringItsStart(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.engine.setAct("redis", behaviour{exitsAtOnce: true, exitCode: 3})
+		r.boot()
+		r.mustApply(demo())
+		pass(10 * time.Minute)
+		if st := r.service("redis"); st.State != StateFailing || st.Why != "ended with exit code 3" {
+			t.Errorf("status: %+v", st)
+		}
+		if n := count(r.engine.done(), "start redis"); n < 5 || n > 15 {
+			t.Errorf("%d starts in 10 minutes", n)
+		}
+		r.engine.setAct("mysql-init", behaviour{exitsAtOnce: true})
+		r.engine.setAct("redis", behaviour{})
+		r.until(OverallReady, 10*time.Minute)
+	})
+}

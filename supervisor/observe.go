@@ -341,7 +341,7 @@ func (s *Supervisor) listed(list []container.Status, began uint64, err error) {
 			s.see(name, st)
 		default:
 			if known && sameContainer(before, st) && before.Labels[container.LabelLimitsHash] != st.Labels[container.LabelLimitsHash] {
-				// Limits that were changed live: an engine may not write the label.
+				// Limits that were changed live, and a label that was not written.
 				st.Labels = withLabel(st.Labels, container.LabelLimitsHash, before.Labels[container.LabelLimitsHash])
 			}
 			s.see(name, st)

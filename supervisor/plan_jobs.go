@@ -12,6 +12,10 @@ import (
 // further one.
 const jobBase = 5 * time.Second
 
+// interruptions are the attempts of a job that may vanish without a result
+// before the next ones wait.
+const interruptions = 3
+
 // jobDone says whether the job has succeeded for its present reason.
 func jobDone(j *Job, r record.JobRecord) bool {
 	return r.Reason == j.Reason && r.State == record.JobSucceeded
@@ -22,6 +26,10 @@ func jobDone(j *Job, r record.JobRecord) bool {
 // the cap for as long as the reason stands: what it waits for may come back
 // without a human.
 func (p Policy) jobNext(j *Job, r record.JobRecord) time.Time {
+	if r.Reason == j.Reason && r.State == record.JobRunning && r.Attempts > interruptions {
+		// A run that vanishes again and again is no accident any more.
+		return r.Started.Add(min(jobBase<<min(r.Attempts-interruptions, 20), p.Cap))
+	}
 	if r.Reason != j.Reason || r.State != record.JobFailedFor {
 		return time.Time{}
 	}

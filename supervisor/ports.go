@@ -25,9 +25,10 @@ type Engine interface {
 	Stop(ctx context.Context, id string, signal string, patience time.Duration) error
 	// Remove deletes a container that has ended, with its root.
 	Remove(ctx context.Context, id string) error
-	// Update changes the limits of a running container, and its
-	// LabelLimitsHash to their Hash.
+	// Update changes the limits of a running container.
 	Update(ctx context.Context, id string, limits container.Limits) error
+	// SetLabels adds labels to those of a container, or replaces their values.
+	SetLabels(ctx context.Context, id string, labels map[string]string) error
 	// Exec runs a command in a container and returns its exit code and the
 	// first 64 KiB of its output.
 	Exec(ctx context.Context, id string, argv []string) (int, []byte, error)

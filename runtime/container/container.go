@@ -118,9 +118,7 @@ type Limits struct {
 	Pids       int64  `json:"pids,omitempty"`
 }
 
-// Hash names the limits in LabelLimitsHash. Who changes the limits of a running
-// container sets that label to it, so that the next daemon knows them as
-// applied.
+// Hash names the limits in LabelLimitsHash.
 func (l Limits) Hash() string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%d %d %d %d %d", l.MemoryHigh, l.MemoryMax, l.Swap, l.CPUWeight, l.Pids))
 	return hex.EncodeToString(sum[:8])
