@@ -263,8 +263,11 @@ func TestChangeTouchesOnly(t *testing.T) {
 			c.Settings.CMS = site.Table{{Key: "X", Value: "y"}}
 		}, []string{"cms", "cms-worker"}, nil},
 		{"the name of the site", func(c *site.Config) { c.Site.Name = "Otra" }, platform, []string{"site-rows"}},
-		{"the host", func(c *site.Config) { c.Site.Host = "other.example.org" },
-			[]string{"cms", "cms-worker", "lms", "lms-worker", "smtp"}, []string{"lms-setup", "site-rows", "theme", "cms-reindex"}},
+		{
+			"the host", func(c *site.Config) { c.Site.Host = "other.example.org" },
+			[]string{"cms", "cms-worker", "lms", "lms-worker", "smtp"},
+			[]string{"lms-setup", "site-rows", "theme", "cms-reindex"},
+		},
 		{"memory of one service", func(c *site.Config) {
 			c.Services = map[string]site.Service{"smtp": {Memory: 30 * site.MiB}}
 		}, nil, nil},
