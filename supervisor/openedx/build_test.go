@@ -225,11 +225,8 @@ func TestEdgesMatchSettings(t *testing.T) {
 					}
 				}
 				for name := range named {
-					job := m.spec.Kind == container.Job
-					// Jobs need only what their command asks; caches and mail
-					// that are away cost a job nothing.
-					if job && (name == "redis-cache" || name == "smtp" || name == "meilisearch") {
-						continue
+					if m.spec.Kind == container.Job && name == "smtp" {
+						continue // no job sends mail
 					}
 					if name == without {
 						t.Errorf("%s: its settings name %s, which the site has not", m.spec.Name, name)
