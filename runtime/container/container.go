@@ -84,6 +84,7 @@ const (
 	LabelLimitsHash = "tarima/limits"     // hash of the limits alone: a change of it is applied live
 	LabelGeneration = "tarima/generation" // generation of the applied site file
 	LabelSpec       = "tarima/spec"       // the Spec as JSON, less its secrets
+	LabelFiles      = "tarima/files"      // hash of the files that it mounts: another one waits for the next start
 	LabelReason     = "tarima/reason"     // jobs: the content hash that it runs for
 	LabelRestart    = "tarima/restart"    // count of requested restarts that this container answers
 	LabelRequires   = "tarima/requires"   // names that it requires, joined by commas: the order of a stop

@@ -1,9 +1,6 @@
 package openedx
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"path/filepath"
@@ -93,7 +90,8 @@ func Build(in Input) (Plan, error) {
 		if err := m.adjust(s); err != nil {
 			return Plan{}, err
 		}
-		s.Hash = b.hash(&s.Spec, s)
+		s.Hash = b.asked(s)
+		s.Spec.Labels = map[string]string{container.LabelFiles: b.contents(&s.Spec)}
 		plan.Desired.Services = append(plan.Desired.Services, *s)
 	}
 	plan.Desired.Jobs = b.jobs()
@@ -189,48 +187,6 @@ func (m *model) adjust(s *supervisor.Service) error {
 		}
 	}
 	return nil
-}
-
-// hash of what a container is asked to be: its spec without the parts that
-// are found elsewhere (limits, which change live; labels and addresses, which
-// the supervisor adds) and the content of the files that it mounts.
-func (b *builder) hash(spec *container.Spec, edges *supervisor.Service) string {
-	plain := *spec
-	plain.Limits = container.Limits{}
-	plain.Labels = nil
-	plain.Addresses = container.Addresses{}
-	plain.IDBase = 0
-	plain.Hosts = nil
-	h := sha256.New()
-	encode := json.NewEncoder(h)
-	must := func(v any) {
-		if err := encode.Encode(v); err != nil {
-			panic(err) // plain data of our own
-		}
-	}
-	must(plain)
-	if edges != nil {
-		must(edges.Requires)
-		must(edges.Reaches)
-	}
-	for _, mount := range spec.Mounts {
-		f := b.folderOf(mount)
-		if f == nil {
-			continue
-		}
-		files := slices.Clone(f.files)
-		slices.SortFunc(files, func(a, b File) int { return compare(a.Path, b.Path) })
-		must(files)
-	}
-	return hex.EncodeToString(h.Sum(nil))[:32]
-}
-
-func (b *builder) folderOf(mount container.Mount) *folder {
-	rel, err := filepath.Rel(b.dirs.Config, mount.Source)
-	if err != nil || mount.Source == "" {
-		return nil
-	}
-	return b.folders[filepath.ToSlash(rel)]
 }
 
 // containsSecret says whether a text holds a secret.

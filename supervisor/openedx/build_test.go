@@ -225,11 +225,8 @@ func TestEdgesMatchSettings(t *testing.T) {
 					}
 				}
 				for name := range named {
-					job := m.spec.Kind == container.Job
-					// Jobs need only what their command asks; caches and mail
-					// that are away cost a job nothing.
-					if job && (name == "redis-cache" || name == "smtp" || name == "meilisearch") {
-						continue
+					if m.spec.Kind == container.Job && name == "smtp" {
+						continue // no job sends mail
 					}
 					if name == without {
 						t.Errorf("%s: its settings name %s, which the site has not", m.spec.Name, name)
@@ -263,8 +260,11 @@ func TestChangeTouchesOnly(t *testing.T) {
 			c.Settings.CMS = site.Table{{Key: "X", Value: "y"}}
 		}, []string{"cms", "cms-worker"}, nil},
 		{"the name of the site", func(c *site.Config) { c.Site.Name = "Otra" }, platform, []string{"site-rows"}},
-		{"the host", func(c *site.Config) { c.Site.Host = "other.example.org" },
-			[]string{"cms", "cms-worker", "lms", "lms-worker", "smtp"}, []string{"lms-setup", "site-rows", "theme", "cms-reindex"}},
+		{
+			"the host", func(c *site.Config) { c.Site.Host = "other.example.org" },
+			[]string{"cms", "cms-worker", "lms", "lms-worker", "smtp"},
+			[]string{"lms-setup", "site-rows", "theme", "cms-reindex"},
+		},
 		{"memory of one service", func(c *site.Config) {
 			c.Services = map[string]site.Service{"smtp": {Memory: 30 * site.MiB}}
 		}, nil, nil},

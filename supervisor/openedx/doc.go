@@ -10,9 +10,11 @@
 //
 // A container mounts folders of the site's configuration, never single files:
 // a file is replaced by renaming a new one over it, and a mounted file would
-// keep showing the old one. What a service's folders hold is part of the
-// service's hash, so a change of a file replaces the services that mount it,
-// and no other.
+// keep showing the old one. Whatever the site file, the release or a secret
+// puts into a service's folders is part of the service's hash, so a change of
+// it replaces the services that mount it, and no other. What a new version of
+// Tarima writes there otherwise is not: it is in the label LabelFiles, and
+// gets in with the service's next start.
 //
 // No value of a site is ever written into Python, shell or SQL text. Python
 // files are the same for every site and read their values from JSON beside

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,14 +29,16 @@ const (
 // jobs prepare a new or changed site. Each is safe to repeat, waits for real
 // readiness of what it requires, and runs again only when its reason changes.
 func (b *builder) jobs() []supervisor.Job {
-	stores := []string{mysql, mongodb, redis}
+	// The caches are among them: what a job changes must leave the cache of an
+	// LMS that runs. Search too: migrations prepare its indexes.
+	stores := slices.Concat([]string{mysql, mongodb, redis, redisCache}, b.only(search), b.onlyJob(search, jobSearchKey))
 	r := b.release
 	jobs := []supervisor.Job{
 		b.mysqlJob(),
 		b.manage(jobLMSMigrate, lms, []string{"migrate", "--noinput"}, 3*time.Hour,
 			append([]string{jobMySQL}, stores...), r.Version),
 		b.script(jobLMSSetup, lms, "lms_setup.py", 30*time.Minute,
-			append(b.only(search), append(b.onlyJob(search, jobSearchKey), append([]string{jobLMSMigrate}, stores...)...)...),
+			append([]string{jobLMSMigrate}, stores...),
 			b.cmsURL, b.secrets.studioOAuth, r.OpenEdX.LoadPolicies, b.searchValues()),
 		b.manage(jobCMSMigrate, cms, []string{"migrate", "--noinput"}, 3*time.Hour,
 			append([]string{jobLMSMigrate}, stores...), r.Version),
@@ -49,12 +52,11 @@ func (b *builder) jobs() []supervisor.Job {
 		jobs = append(jobs, b.searchKeyJob(),
 			// Nothing waits for it, and it may take hours on a large site.
 			b.script(jobCMSReindex, cms, "cms_reindex.py", 24*time.Hour,
-				append([]string{search, jobSearchKey, jobCMSSetup}, stores...), b.searchValues()))
+				append([]string{jobCMSSetup}, stores...), b.searchValues()))
 	}
-	if b.on(mfe) {
-		jobs = append(jobs, b.script(jobMFEFlags, lms, "mfe_flags.py", 30*time.Minute,
-			append([]string{jobLMSMigrate, jobLMSSetup}, stores...), mfeFlags))
-	}
+	// Without micro-frontends their flags go, or the LMS would lead there.
+	jobs = append(jobs, b.script(jobMFEFlags, lms, "mfe_flags.py", 30*time.Minute,
+		append([]string{jobLMSMigrate, jobLMSSetup}, stores...), mfeFlags, b.on(mfe)))
 	if r.OpenEdX.Theme != "" {
 		jobs = append(jobs, b.script(jobTheme, lms, "theme.py", 20*time.Minute,
 			append([]string{jobSiteRows}, stores...), b.lmsHost, b.cmsHost, r.OpenEdX.Theme))

@@ -34,7 +34,7 @@ func Materialise(p Plan) error {
 	if err != nil {
 		return fmt.Errorf("open the folder of settings: %w", err)
 	}
-	defer config.Close() //nolint:errcheck // nothing was written through it
+	defer config.Close()
 	for _, d := range p.ConfigDirs {
 		if err := makeDir(config, d); err != nil {
 			return err
@@ -53,7 +53,7 @@ func Materialise(p Plan) error {
 	if err != nil {
 		return fmt.Errorf("open the folder of data: %w", err)
 	}
-	defer data.Close() //nolint:errcheck // nothing was written through it
+	defer data.Close()
 	for _, d := range p.DataDirs {
 		if err := makeDir(data, d); err != nil {
 			return err

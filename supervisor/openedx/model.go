@@ -129,11 +129,5 @@ func (m *model) overrides(variant string) map[string]any {
 	return m.config.Settings.LMS.Map()
 }
 
-// truncate cuts a text to n runes.
-func truncate(s string, n int) string {
-	r := []rune(s)
-	return string(r[:min(n, len(r))])
-}
-
 // host that a browser uses, with its port.
 func (m *model) base(host string) string { return strings.TrimPrefix(m.url(host), "https://") }

@@ -42,7 +42,7 @@ func (s *searchServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	reply := func(status int, v any) {
 		w.WriteHeader(status)
-		_ = json.NewEncoder(w).Encode(v) //nolint:errcheck // the client's matter
+		_ = json.NewEncoder(w).Encode(v)
 	}
 	switch {
 	case r.Method == http.MethodGet && strings.HasPrefix(r.URL.Path, "/keys/"):
@@ -144,7 +144,7 @@ func TestRedisTakesItsFile(t *testing.T) {
 			ended := make(chan error, 1)
 			go func() { ended <- cmd.Wait() }()
 			defer func() {
-				_ = cmd.Process.Signal(os.Interrupt) //nolint:errcheck // it may have ended by itself
+				_ = cmd.Process.Signal(os.Interrupt)
 				<-ended
 			}()
 			password := string(fileOf(t, plan, name+"/password"))
@@ -152,7 +152,7 @@ func TestRedisTakesItsFile(t *testing.T) {
 				args := append([]string{"-h", "127.0.0.1", "-p", fmt.Sprint(addr.Port), "--no-auth-warning"}, command...)
 				cli := exec.Command("redis-cli", args...)
 				cli.Env = append(os.Environ(), "REDISCLI_AUTH="+with)
-				out, _ := cli.CombinedOutput() //nolint:errcheck // the answer tells
+				out, _ := cli.CombinedOutput()
 				return string(out)
 			}
 			deadline := time.After(20 * time.Second)

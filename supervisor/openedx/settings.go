@@ -306,6 +306,7 @@ func (m *model) jobJSON() ([]byte, error) {
 		"meilisearch":   search,
 		"theme":         m.release.OpenEdX.Theme,
 		"load_policies": m.release.OpenEdX.LoadPolicies,
+		"mfe":           m.on(mfe),
 		"mfe_flags":     mfeFlags,
 	})
 }

@@ -1,14 +1,21 @@
-"""Flags that the micro-frontends need. A flag that is there keeps its state."""
+"""Flags that the micro-frontends need. A flag that is there keeps its state.
+
+On a site without micro-frontends the flags go, or the LMS would send people
+to pages that nobody serves.
+"""
 
 import site_values
 
-site_values.call("populate_retirement_states")
-
+values = site_values.VALUES
 there = site_values.listed("waffle_flag")
-for name, on in site_values.VALUES["mfe_flags"].items():
-    if name in there:
-        continue
-    if on:
-        site_values.call("waffle_flag", "--create", "--everyone", name)
-    else:
-        site_values.call("waffle_flag", "--create", "--deactivate", name)
+
+if values["mfe"]:
+    site_values.call("populate_retirement_states")
+    for name, on in values["mfe_flags"].items():
+        if name not in there:
+            state = "--everyone" if on else "--deactivate"
+            site_values.call("waffle_flag", "--create", state, name)
+else:
+    unwanted = sorted(there & set(values["mfe_flags"]))
+    if unwanted:
+        site_values.call("waffle_delete", "--flags", *unwanted)
