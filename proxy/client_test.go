@@ -51,8 +51,7 @@ func TestClientSurvivesRestarts(t *testing.T) {
 		}
 	}
 	cancel()
-	for range events { //nolint:revive // until it is closed
-	}
+	until(t, "the events are closed", func() bool { _, open := <-events; return !open })
 }
 
 func TestEventsAfter(t *testing.T) {
