@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -222,10 +221,9 @@ func (f *follower) open(ctx context.Context) (*http.Response, error) {
 		}
 		// Another process: its numbers start anew, and it may have missed
 		// the last snapshot.
-		first := f.instance == ""
 		f.instance = instance
 		f.client.putAgain(ctx)
-		if first && f.seq == 0 {
+		if f.seq == 0 {
 			return resp, nil
 		}
 		f.seq = 0
@@ -237,12 +235,9 @@ func (c *Client) putAgain(ctx context.Context) {
 	c.mu.Lock()
 	last := c.last
 	c.mu.Unlock()
-	if last == nil {
-		return
-	}
-	// Stale means that somebody was quicker; no answer means that the stream
-	// ends as well and all begins anew.
-	if _, err := c.put(ctx, *last); err != nil && !errors.Is(err, routes.ErrStale) {
-		return
+	if last != nil {
+		// A refusal means that somebody was quicker; no answer, that the
+		// stream ends as well and all begins anew.
+		_, _ = c.put(ctx, *last)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"tarima/proxy/routes"
@@ -23,14 +24,14 @@ func TestClientSurvivesRestarts(t *testing.T) {
 	defer cancel()
 	events := client.Events(ctx)
 	first.put(one(4, address(up), routes.Draining))
-	next := func(instance string) {
+	next := func(instance string, since time.Time) {
 		t.Helper()
 		deadline := time.NewTimer(20 * time.Second)
 		defer deadline.Stop()
 		for {
 			select {
 			case e := <-events:
-				if e.Kind == routes.Drained && e.Generation == 4 {
+				if e.Kind == routes.Drained && e.Generation == 4 && !e.At.Before(since) {
 					return
 				}
 			case <-deadline.C:
@@ -38,21 +39,21 @@ func TestClientSurvivesRestarts(t *testing.T) {
 			}
 		}
 	}
-	next("first")
+	next("first", time.Time{})
 	for _, instance := range []string{"second", "third"} {
 		if err := first.stop(); err != nil {
 			t.Fatal(err)
 		}
+		since := time.Now()
 		// Another folder: this one remembers nothing.
 		first = start(t, func(c *Config) { c.Socket = first.cfg.Socket })
-		next(instance)
+		next(instance, since)
 		if s, err := client.State(ctx); err != nil || s.Generation != 4 {
 			t.Errorf("%s proxy: %+v, %v", instance, s, err)
 		}
 	}
 	cancel()
-	for range events { //nolint:revive // until it is closed
-	}
+	until(t, "the events are closed", func() bool { _, open := <-events; return !open })
 }
 
 func TestEventsAfter(t *testing.T) {
@@ -74,6 +75,21 @@ func TestEventsAfter(t *testing.T) {
 	if _, open := l.after(t.Context(), keptEvents+10); open {
 		t.Error("open after the end")
 	}
+}
+
+func TestOldEventsAreNotNews(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newEventLog()
+		l.add(routes.Event{Kind: routes.Wanted, Name: "old"})
+		<-time.After(2 * freshEvents)
+		l.add(routes.Event{Kind: routes.Wanted, Name: "new"})
+		if news, _ := l.after(t.Context(), 0); len(news) != 1 || news[0].Name != "new" {
+			t.Errorf("a newcomer hears %+v", news)
+		}
+		if news, _ := l.after(t.Context(), 1); len(news) != 1 {
+			t.Errorf("who knows the first hears %+v", news)
+		}
+	})
 }
 
 func TestControlSocket(t *testing.T) {

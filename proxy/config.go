@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os/exec"
 	"time"
 )
 
@@ -42,6 +43,18 @@ type Config struct {
 	// Trusted are the networks of proxies in front of this one, whose
 	// X-Forwarded-For and X-Forwarded-Proto are believed.
 	Trusted []netip.Prefix
+
+	// Handover: a value asks the proxy to start a successor, to give it all
+	// sockets and to end when its own requests have ended, those that wait
+	// included, or HandoverLimit (0: 10 min) is over. A successor that does
+	// not come up leaves everything as it was. The successor calls Inherit.
+	Handover      <-chan struct{}
+	HandoverLimit time.Duration
+	// Successor makes the command; nil: this program with its arguments.
+	Successor func() *exec.Cmd
+	// Store is the service manager's notification socket, whose descriptor
+	// store keeps the public sockets over a crash; "": none.
+	Store string
 
 	// Grace is how long requests may go on after the end was asked for;
 	// 0: 30 s.
@@ -96,8 +109,9 @@ func (c *Config) complete() error {
 		return fmt.Errorf("%w: PublicPort %d", ErrConfig, c.PublicPort)
 	}
 	fill(&c.SocketMode, 0o600)
-	fill(&c.Logger, slog.Default())
+	c.Logger = c.logger()
 	fill(&c.Grace, 30*time.Second)
+	fill(&c.HandoverLimit, 10*time.Minute)
 	fill(&c.Hold.MaxPerHost, 256)
 	fill(&c.Hold.MaxTotal, 1024)
 	fill(&c.Hold.Timeout, 20*time.Second)
@@ -117,6 +131,13 @@ func (c *Config) complete() error {
 		c.Notify = func(string) {}
 	}
 	return nil
+}
+
+func (c *Config) logger() *slog.Logger {
+	if c.Logger == nil {
+		return slog.Default()
+	}
+	return c.Logger
 }
 
 func fill[T comparable](field *T, value T) {

@@ -8,6 +8,11 @@ import (
 	"tarima/proxy/routes"
 )
 
+// A supervisor that knows no event yet hears of the last ones only: who wanted
+// a service an hour ago waits no longer, and drains are told again when their
+// snapshot is put again.
+const freshEvents = time.Minute
+
 // Events kept for a supervisor that comes back after a while.
 const keptEvents = 1024
 
@@ -45,7 +50,7 @@ func (l *eventLog) after(ctx context.Context, seq uint64) (news []routes.Event, 
 		l.mu.Lock()
 		grown, closed := l.grown, l.closed
 		for i, e := range l.kept {
-			if e.Seq > seq {
+			if e.Seq > seq && (seq > 0 || time.Since(e.At) < freshEvents) {
 				news = append(news, l.kept[i:]...)
 				break
 			}

@@ -28,11 +28,12 @@ func newGate(key serviceKey) *gate {
 	return &gate{key: key, state: routes.Hold, upgraded: map[net.Conn]struct{}{}}
 }
 
-// enter lets a request pass when the service is ready. Whoever entered leaves.
-func (g *gate) enter() (ok bool, state routes.State) {
+// enter lets a request pass when the service is ready and has an upstream.
+// Whoever entered leaves.
+func (g *gate) enter(upstream bool) (ok bool, state routes.State) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.state != routes.Ready {
+	if g.state != routes.Ready || !upstream {
 		return false, g.state
 	}
 	g.inside++

@@ -192,15 +192,13 @@ func (x *exchange) admit(d destination) (destination, bool) {
 		if d.gate == nil {
 			return d, true
 		}
-		if d.upstream != "" {
-			ok, state := d.gate.enter()
-			if ok {
-				return d, true
-			}
-			if state == routes.Down {
-				x.unavailable("down")
-				return d, false
-			}
+		ok, state := d.gate.enter(d.upstream != "")
+		if ok {
+			return d, true
+		}
+		if state == routes.Down {
+			x.unavailable("down")
+			return d, false
 		}
 		if t == nil || t.gate != d.gate {
 			if t != nil {

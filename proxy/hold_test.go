@@ -72,6 +72,7 @@ func TestPages(t *testing.T) {
 	snapshot := one(1, "", routes.Hold)
 	snapshot.Hosts = append(snapshot.Hosts,
 		routes.Host{Name: "down.test", Site: "default", Service: "cms", Upstream: address(up), State: routes.Down},
+		routes.Host{Name: "gone.test", Site: "default", Service: "gone", State: routes.Down},
 		routes.Host{Name: "dead.test", Site: "default", Service: "dead", Upstream: freeAddress(t), State: routes.Ready},
 		routes.Host{Name: "small.test", Site: "default", Service: "small", Upstream: address(up), State: routes.Ready, MaxBody: 3},
 	)
@@ -88,6 +89,7 @@ func TestPages(t *testing.T) {
 		{"held POST", "POST", "https://lms.test/", "x", 503, "5", "wait", false},
 		{"nobody listens", "GET", "https://dead.test/", "", 503, "5", "wait", true},
 		{"switched off", "GET", "https://down.test/", "", 503, "60", "down", true},
+		{"switched off, nothing there", "GET", "https://gone.test/", "", 503, "60", "down", true},
 		{"body too large", "POST", "https://small.test/", "four", 413, "", "body", false},
 		{"method", "TRACE", "https://lms.test/", "", 405, "", "method", false},
 		{"long head", "GET", "https://lms.test/?" + strings.Repeat("x", 40<<10), "", 431, "", "head", false},

@@ -166,8 +166,11 @@ func (l *limitedListener) Close() error {
 
 // pause lets the kernel keep newcomers for another process that has the same
 // socket; who was accepted before is served.
-func (l *limitedListener) pause() {
-	if d, ok := l.Listener.(interface{ SetDeadline(time.Time) error }); ok {
+func pause(l net.Listener) {
+	if limited, ok := l.(*limitedListener); ok {
+		l = limited.Listener
+	}
+	if d, ok := l.(interface{ SetDeadline(time.Time) error }); ok {
 		_ = d.SetDeadline(time.Unix(1, 0)) // at worst they are accepted here
 	}
 }

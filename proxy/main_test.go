@@ -32,6 +32,9 @@ func TestMain(m *testing.M) {
 		upstreamProcess(address)
 		return
 	}
+	if cfg := os.Getenv("PROXY_TEST_SUCCESSOR"); cfg != "" {
+		os.Exit(successorProcess(cfg))
+	}
 	goleak.VerifyTestMain(m)
 }
 
@@ -79,11 +82,7 @@ func start(t testing.TB, change ...func(*Config)) *running {
 	t.Helper()
 	plain, secure := listenLocal(t), listenLocal(t)
 	r := &running{t: t, http: plain.Addr().String(), https: secure.Addr().String(), access: &lines{}, logs: &lines{}}
-	dir, err := os.MkdirTemp("", "proxy-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir := t.TempDir()
 	ready := make(chan struct{})
 	var once sync.Once
 	r.cfg = Config{

@@ -154,7 +154,7 @@ func (s *server) certify(snapshot routes.Snapshot) {
 }
 
 func (s *server) run(ctx context.Context) error {
-	control, err := listenControl(s.cfg.Socket, s.cfg.SocketMode)
+	control, err := s.openControl()
 	if err != nil {
 		return err
 	}
@@ -172,10 +172,58 @@ func (s *server) run(ctx context.Context) error {
 			}
 		}
 	}
+	if s.cfg.Store != "" {
+		if err := storeListeners(s.cfg.Store, listeners); err != nil {
+			s.logger.Warn("the sockets will not outlive a crash", "error", err)
+		}
+	}
 
-	var servers []*http.Server
 	failed := make(chan error, len(listeners)+1)
-	serve := func(srv *http.Server, l net.Listener, withTLS bool) {
+	servers := s.serve(listeners, control, failed)
+	s.cfg.Notify("READY=1\nSTATUS=" + s.summary())
+	watching, stopWatching := context.WithCancel(ctx)
+	defer stopWatching()
+	if s.cfg.Watchdog > 0 {
+		s.background.Go(func() { s.watch(watching) })
+	}
+
+	for {
+		select {
+		case err = <-failed:
+		case <-ctx.Done():
+		case <-s.cfg.Handover:
+			if err := s.handOver(ctx, listeners, control); err != nil {
+				s.logger.Error("no handover; this process goes on", "error", err)
+				continue
+			}
+			stopWatching()
+			s.outlast(ctx, listeners, control, servers)
+			return nil
+		}
+		break
+	}
+	s.cfg.Notify("STOPPING=1\nSTATUS=Finishing the requests under way")
+	stopWatching()
+	s.finish(servers, s.cfg.Grace)
+	_ = os.Remove(s.cfg.Socket) // a left one is replaced at the next start
+	return err
+}
+
+// openControl takes over the control socket of a predecessor, or opens one.
+func (s *server) openControl() (*net.UnixListener, error) {
+	for i, l := range s.cfg.Listeners {
+		if u, ok := l.(*net.UnixListener); ok {
+			u.SetUnlinkOnClose(false)
+			s.cfg.Listeners = append(s.cfg.Listeners[:i:i], s.cfg.Listeners[i+1:]...)
+			return u, nil
+		}
+	}
+	return listenControl(s.cfg.Socket, s.cfg.SocketMode)
+}
+
+func (s *server) serve(listeners []listener, control net.Listener, failed chan<- error) []*http.Server {
+	var servers []*http.Server
+	run := func(srv *http.Server, l net.Listener, withTLS bool) {
 		servers = append(servers, srv)
 		s.background.Go(func() {
 			var err error
@@ -190,27 +238,47 @@ func (s *server) run(ctx context.Context) error {
 		})
 	}
 	for _, l := range listeners {
-		serve(s.publicServer(l), l.Listener, l.tls)
+		run(s.publicServer(l), l.Listener, l.tls)
 		s.logger.Info("listening", "address", l.Addr().String(), "tls", l.tls)
 	}
-	controlServer := &http.Server{
-		Handler: s.control(), ReadHeaderTimeout: 10 * time.Second, ErrorLog: s.proxyLog,
-	}
-	serve(controlServer, control, false)
-	s.cfg.Notify("READY=1\nSTATUS=" + s.summary())
-	if s.cfg.Watchdog > 0 {
-		stop := s.watch(ctx)
-		defer stop()
-	}
+	run(&http.Server{Handler: s.control(), ReadHeaderTimeout: 10 * time.Second, ErrorLog: s.proxyLog}, control, false)
+	return servers
+}
 
-	select {
-	case err = <-failed:
-	case <-ctx.Done():
+// outlast serves the requests that are here while a successor has the sockets.
+func (s *server) outlast(ctx context.Context, listeners []listener, control *net.UnixListener, servers []*http.Server) {
+	for _, l := range listeners {
+		pause(l.Listener)
 	}
-	s.cfg.Notify("STOPPING=1\nSTATUS=Finishing the requests under way")
-	s.finish(servers)
-	_ = os.Remove(s.cfg.Socket) // a left one is replaced at the next start
-	return err
+	pause(control)
+	following, stop := context.WithCancel(ctx)
+	defer stop()
+	s.background.Go(func() { s.follow(following) })
+	ended := make(chan struct{})
+	s.background.Go(func() {
+		// Told to end in the meantime: no more patience than otherwise.
+		select {
+		case <-ctx.Done():
+			s.dismiss()
+			timer := time.NewTimer(s.cfg.Grace)
+			defer timer.Stop()
+			select {
+			case <-timer.C:
+				s.cut()
+				for _, srv := range servers {
+					_ = srv.Close() // time is over
+				}
+			case <-ended:
+			}
+		case <-ended:
+		}
+	})
+	s.events.close()
+	s.end(servers, s.cfg.HandoverLimit)
+	close(ended)
+	stop()
+	s.background.Wait()
+	s.upstreams.close()
 }
 
 func (s *server) summary() string {
@@ -221,14 +289,26 @@ func (s *server) summary() string {
 	return fmt.Sprintf("Serving %d hosts, routes of generation %d", len(t.hosts), t.snapshot.Generation)
 }
 
-// finish lets requests end within Grace and then cuts what is left.
-func (s *server) finish(servers []*http.Server) {
-	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.Grace)
-	defer cancel()
-	s.room.close()
+// finish lets requests end within grace and then cuts what is left.
+func (s *server) finish(servers []*http.Server, grace time.Duration) {
 	s.events.close()
+	s.dismiss()
+	s.end(servers, grace)
+	s.background.Wait()
+	s.upstreams.close()
+}
+
+// dismiss answers the requests that wait and closes the websockets, none of
+// which would end by itself.
+func (s *server) dismiss() {
+	s.room.close()
 	s.board.closeUpgraded()
 	s.nobody.closeUpgraded()
+}
+
+func (s *server) end(servers []*http.Server, limit time.Duration) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
 	var ends sync.WaitGroup
 	for _, srv := range servers {
 		ends.Go(func() {
@@ -238,10 +318,16 @@ func (s *server) finish(servers []*http.Server) {
 		})
 	}
 	ends.Wait()
+	// Shutdown does not know of websockets.
+	gone := make(chan struct{})
+	go func() { s.requests.Wait(); close(gone) }()
+	select {
+	case <-gone:
+	case <-ctx.Done():
+	}
 	s.cut()
-	s.requests.Wait()
-	s.background.Wait()
-	s.upstreams.close()
+	s.dismiss()
+	<-gone
 }
 
 func (s *server) publicServer(l listener) *http.Server {
@@ -279,28 +365,20 @@ func (s *server) publicServer(l listener) *http.Server {
 
 // watch tells the watchdog that the proxy lives, each time after it has
 // answered a request of its own over the control socket.
-func (s *server) watch(ctx context.Context) (stop func()) {
-	ctx, cancel := context.WithCancel(ctx)
+func (s *server) watch(ctx context.Context) {
 	client := NewClient(s.cfg.Socket)
-	var done sync.WaitGroup
-	done.Go(func() {
-		tick := time.NewTicker(s.cfg.Watchdog / 2)
-		defer tick.Stop()
-		for {
-			if client.Healthy(ctx) == nil {
-				s.cfg.Notify("WATCHDOG=1\nSTATUS=" + s.summary())
-			}
-			select {
-			case <-tick.C:
-			case <-ctx.Done():
-				return
-			}
+	defer client.close()
+	tick := time.NewTicker(s.cfg.Watchdog / 2)
+	defer tick.Stop()
+	for {
+		if client.Healthy(ctx) == nil {
+			s.cfg.Notify("WATCHDOG=1\nSTATUS=" + s.summary())
 		}
-	})
-	return func() {
-		cancel()
-		done.Wait()
-		client.close()
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 

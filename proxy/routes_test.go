@@ -272,7 +272,7 @@ func TestGateCounts(t *testing.T) {
 				if g == nil {
 					continue
 				}
-				if ok, _ := g.enter(); ok != (state == routes.Ready) {
+				if ok, _ := g.enter(true); ok != (state == routes.Ready) {
 					t.Fatalf("entered %v in state %s", ok, state)
 				} else if ok {
 					inside++

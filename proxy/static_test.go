@@ -35,8 +35,10 @@ func TestStaticFiles(t *testing.T) {
 	r := start(t, func(c *Config) { c.StaticDir = func(string) string { return static } })
 	s := one(1, "", routes.Hold)
 	s.Hosts[0].Rules = []routes.Rule{
-		{Path: "/authoring/", Root: "mfe/authoring", SPA: true}, {Path: "/plain/", Root: "mfe/authoring"},
-		{Path: "/none/", Root: "none"}, {Path: "/exact.js", Root: "mfe/authoring"},
+		{Path: "/authoring/", Root: "mfe/authoring", SPA: true},
+		{Path: "/plain/", Root: "mfe/authoring"},
+		{Path: "/none/", Root: "none"},
+		{Path: "/exact.js", Root: "mfe/authoring"},
 	}
 	r.put(s)
 	browser := r.browser(true)

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -126,7 +127,7 @@ func TestServerSentEvents(t *testing.T) {
 				<-time.After(120 * time.Millisecond)
 				next <- struct{}{}
 			}
-			if _, err := in.ReadByte(); err != io.EOF { //nolint:errorlint // the very one
+			if _, err := in.ReadByte(); !errors.Is(err, io.EOF) {
 				t.Errorf("end: %v", err)
 			}
 		})
@@ -245,8 +246,12 @@ func TestUnsizedBodyOverTheLimit(t *testing.T) {
 		size   int64
 		status int
 	}{
-		{"/", 100_000, 200}, {"/", 100_001, 413}, {"/api/profile_images/v1/ana/upload", 11, 413},
-		{"/api/profile_images/v1/ana/upload", 10, 200}, {"/import/x", 1 << 20, 200}, {"/import/x", 1<<20 + 1, 413},
+		{"/", 100_000, 200},
+		{"/", 100_001, 413},
+		{"/api/profile_images/v1/ana/upload", 11, 413},
+		{"/api/profile_images/v1/ana/upload", 10, 200},
+		{"/import/x", 1 << 20, 200},
+		{"/import/x", 1<<20 + 1, 413},
 		{"/import", 200_000, 413},
 	} {
 		for _, h2 := range []bool{false, true} {

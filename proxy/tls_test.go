@@ -21,8 +21,10 @@ func TestCurlTrustsTheExportedRoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	curl := func(args ...string) (string, error) {
-		args = append([]string{"--silent", "--show-error", "--max-time", "20", "--noproxy", "*",
-			"--resolve", "lms.test:" + port + ":127.0.0.1", "--resolve", "other.test:" + port + ":127.0.0.1"}, args...)
+		args = append([]string{
+			"--silent", "--show-error", "--max-time", "20", "--noproxy", "*",
+			"--resolve", "lms.test:" + port + ":127.0.0.1", "--resolve", "other.test:" + port + ":127.0.0.1",
+		}, args...)
 		var out bytes.Buffer
 		cmd := exec.Command("curl", args...)
 		cmd.Stdout, cmd.Stderr = &out, &out

@@ -110,17 +110,17 @@ func TestRenewal(t *testing.T) {
 		a := open(t, dir)
 		a.SetNames([]string{"lms.test"})
 		serial := leaf(t, a, "lms.test").SerialNumber
-		time.Sleep(59 * 24 * time.Hour)
+		<-time.After(59 * 24 * time.Hour)
 		if leaf(t, a, "lms.test").SerialNumber.Cmp(serial) != 0 {
 			t.Error("renewed too early")
 		}
-		time.Sleep(2 * 24 * time.Hour)
+		<-time.After(2 * 24 * time.Hour)
 		if leaf(t, a, "lms.test").SerialNumber.Cmp(serial) == 0 {
 			t.Error("not renewed with a third of its life left")
 		}
 		// A leaf never outlives its root, and a root that is near its end
 		// gives way to a new one.
-		time.Sleep(rootLife - 70*24*time.Hour)
+		<-time.After(rootLife - 70*24*time.Hour)
 		if l := leaf(t, a, "lms.test"); l.NotAfter.After(a.Root().NotAfter) {
 			t.Errorf("leaf until %s, root until %s", l.NotAfter, a.Root().NotAfter)
 		}
@@ -137,10 +137,7 @@ func TestDamageIsSetAside(t *testing.T) {
 		"no key":            func(dir string) error { return os.Remove(filepath.Join(dir, rootKey)) },
 		"no certificate":    func(dir string) error { return os.Remove(filepath.Join(dir, RootFile)) },
 		"key of another": func(dir string) error {
-			other, err := os.MkdirTemp(dir, "other")
-			if err != nil {
-				return err
-			}
+			other := filepath.Join(dir, "other")
 			if _, err := OpenAuthority(other, quiet()); err != nil {
 				return err
 			}

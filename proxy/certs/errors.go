@@ -2,8 +2,6 @@ package certs
 
 import "errors"
 
-var (
-	// ErrDamaged is an authority whose files on disk cannot be used: not PEM,
-	// a key that does not fit its certificate, expired.
-	ErrDamaged = errors.New("damaged certificate authority")
-)
+// ErrDamaged is an authority whose files on disk cannot be used: not PEM,
+// a key that does not fit its certificate, expired.
+var ErrDamaged = errors.New("damaged certificate authority")
