@@ -56,12 +56,26 @@ def read_archive(data):
     with tempfile.TemporaryDirectory() as folder:
         try:
             with tarfile.open(fileobj=io.BytesIO(data), mode="r:*") as archive:
-                if sum(member.size for member in archive) > LIMIT:
-                    raise BadCourse("the archive is too large")
-                archive.extractall(folder, filter="data")
+                _extract(archive, pathlib.Path(folder))
         except (tarfile.TarError, EOFError, OSError) as error:
             raise BadCourse("this is no readable archive: {}".format(error)) from error
         return read_folder(folder)
+
+
+def _extract(archive, folder):
+    """Files and folders alone, and only below folder."""
+    size = 0
+    for member in archive:
+        parts = pathlib.PurePosixPath(member.name).parts
+        if not parts or parts[0] == "/" or ".." in parts:
+            raise BadCourse("{!r} leads out of the archive".format(member.name))
+        size += member.size
+        if size > LIMIT:
+            raise BadCourse("the archive is too large")
+        if member.isfile():
+            target = folder.joinpath(*parts)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(archive.extractfile(member).read())
 
 
 def _parse(path):

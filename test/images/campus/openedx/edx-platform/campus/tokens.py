@@ -8,6 +8,7 @@ import jwt
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.http import JsonResponse
+from django.middleware.csrf import CsrfViewMiddleware
 from oauth2_provider.models import get_access_token_model
 
 
@@ -73,15 +74,34 @@ def user_of(request):
     return request.user if request.user.is_authenticated else None
 
 
+class _CSRF(CsrfViewMiddleware):
+    def _reject(self, request, reason):
+        return reason
+
+
+def forged(request):
+    """Why a request with a session may come from another site's page; else None."""
+    check = _CSRF(lambda _: None)
+    check.process_request(request)
+    return check.process_view(request, None, (), {})
+
+
 def signed_in(view):
-    """The view with request.asker, or 401."""
+    """The view with request.asker, or 401.
+
+    The view may be exempt from Django's own check of forged requests, which
+    tokens need not pass; sessions are checked here.
+    """
 
     @functools.wraps(view)
     def inner(request, *args, **kwargs):
         request.asker = user_of(request)
         if request.asker is None:
             return JsonResponse({"detail": "Authentication credentials were not provided."}, status=401)
+        if not request.headers.get("Authorization"):
+            reason = forged(request)
+            if reason:
+                return JsonResponse({"detail": "CSRF Failed: {}".format(reason)}, status=403)
         return view(request, *args, **kwargs)
 
-    inner.csrf_exempt = getattr(view, "csrf_exempt", False)
     return inner
