@@ -274,7 +274,7 @@ func FuzzLogReader(f *testing.F) {
 	}
 	f.Add([]byte(entry("stdout", "F", "one")+entry("stderr", "P", "tw")+entry("stdout", "F", "three")+entry("stderr", "F", "o")), uint8(2))
 	f.Add([]byte("rubbish\n\n\x00\xff"+entry("stdout", "F", "")+"2026-01-02T03:04:05Z stdout"), uint8(1))
-	f.Add([]byte(strings.Repeat(entry("stdout", "P", strings.Repeat("y", 100)), 700)+entry("stdout", "F", "end")), uint8(3))
+	f.Add([]byte(strings.Repeat(entry("stdout", "P", "y"), 7)+entry("stdout", "F", "end")), uint8(3))
 	f.Fuzz(func(t *testing.T, content []byte, count uint8) {
 		path := filepath.Join(t.TempDir(), "x.log")
 		if err := os.WriteFile(path, content, 0o600); err != nil {
