@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	goruntime "runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -50,7 +49,7 @@ func init() {
 		Images: engine.ImagesConfig{Reserve: -1},
 	})
 	if err == nil {
-		_, err = e.Pull(ctx, order.Ref, "", func(p container.Progress) { fmt.Println(p.Phase, p.Done) })
+		_, err = e.Pull(ctx, order.Ref, "", func(p container.Progress) { fmt.Fprintln(os.Stdout, p.Phase, p.Done) })
 	}
 	fmt.Fprintln(os.Stderr, err)
 	os.Exit(1)
@@ -163,10 +162,7 @@ func (w *lineWatch) Write(p []byte) (int, error) {
 // tmpfs mounts a small file system and returns its path.
 func tmpfs(t *testing.T, bytes int) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "tarima-images-full-")
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir := t.TempDir()
 	if err := syscall.Mount("tarima-images-test", dir, "tmpfs", 0, fmt.Sprintf("size=%d", bytes)); err != nil {
 		t.Fatalf("mount a small tmpfs (these tests need root): %v", err)
 	}
@@ -176,7 +172,6 @@ func tmpfs(t *testing.T, bytes int) string {
 		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
 			t.Errorf("unmount %s: %v", dir, err)
 		}
-		_ = os.Remove(dir)
 	})
 	return dir
 }
@@ -240,9 +235,9 @@ func TestFullDisk(t *testing.T) {
 	t.Run("while downloading", func(t *testing.T) {
 		medium := s.add(t, "library/medium:1", 8<<20, 1)
 		digest, _ := layerOf(t, medium, 0)
-		e, root := smallDisk(t, disk, func(c *engine.Config) { c.Images.Stall = 100 * time.Millisecond })
+		e, root := smallDisk(t, disk, nil)
 		filler := filepath.Join(filepath.Dir(root), "filler")
-		defer s.Inject(&registry.Fault{Digest: digest, StallAfter: 1 << 20, Times: 1, Reached: func() { fill(t, filler) }})()
+		defer s.Inject(&registry.Fault{Digest: digest, CutAfter: 1 << 20, Times: 1, Reached: func() { fill(t, filler) }})()
 		if _, err := e.Pull(t.Context(), s.host+"/library/medium:1", "", nil); !errors.Is(err, engine.ErrNoSpace) {
 			t.Fatalf("error is %v, want ErrNoSpace", err)
 		}
@@ -276,7 +271,7 @@ func fill(t *testing.T, path string) {
 // zeros is an image of one file of zeros: much larger unpacked than compressed.
 func zeros(t *testing.T, size int64) v1.Image {
 	t.Helper()
-	base, err := registry.Random(64, 1, goruntime.GOARCH)
+	base, err := registry.Random(64, 1, goarch)
 	if err != nil {
 		t.Fatal(err)
 	}

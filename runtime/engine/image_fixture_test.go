@@ -6,7 +6,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -43,8 +42,7 @@ func openImageEngine(t *testing.T, cfg engine.Config) *engine.Engine {
 
 func imageConfig(t *testing.T, change func(*engine.Config)) engine.Config {
 	t.Helper()
-	// Not t.TempDir: the path of a shim's socket has few bytes.
-	dir, err := os.MkdirTemp("/tmp", "tarima-images-")
+	dir, err := os.MkdirTemp("/tmp", "tarima-images-") //nolint:usetesting // the path of a shim's socket has few bytes
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +55,7 @@ func imageConfig(t *testing.T, change func(*engine.Config)) engine.Config {
 		Root: filepath.Join(dir, "root"), State: filepath.Join(dir, "state"),
 		Runtime: ociRuntime(t),
 		Images:  engine.ImagesConfig{Attempts: 3, Backoff: time.Millisecond, MaxWait: 5 * time.Second, Stall: 30 * time.Second, Reserve: -1},
-		Logger:  slog.New(slog.NewTextHandler(testLog{t}, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Logger:  newTestLog(t),
 	}
 	if change != nil {
 		change(&cfg)
@@ -85,12 +83,28 @@ func ociRuntime(t *testing.T) string {
 	return ""
 }
 
-// testLog writes a logger's lines to the test's log. Lines after the test's end
-// have nowhere to go.
-type testLog struct{ t *testing.T }
+// testLog writes a logger's lines to the test's log while the test runs.
+// Afterwards they have nowhere to go.
+type testLog struct {
+	t     *testing.T
+	mu    sync.Mutex
+	ended bool
+}
 
-func (l testLog) Write(line []byte) (int, error) {
-	if l.t.Context().Err() == nil {
+func newTestLog(t *testing.T) *slog.Logger {
+	l := &testLog{t: t}
+	t.Cleanup(func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.ended = true
+	})
+	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelWarn}))
+}
+
+func (l *testLog) Write(line []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.ended {
 		l.t.Log(strings.TrimRight(string(line), "\n"))
 	}
 	return len(line), nil
@@ -117,7 +131,7 @@ func newSource(t *testing.T) *source {
 // without the host, and returns the image.
 func (s *source) add(t *testing.T, name string, size int64, layers int) v1.Image {
 	t.Helper()
-	image, err := registry.Random(size, layers, runtime.GOARCH)
+	image, err := registry.Random(size, layers, goarch)
 	if err != nil {
 		t.Fatal(err)
 	}

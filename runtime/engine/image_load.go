@@ -35,7 +35,11 @@ func (e *Engine) LoadArchive(ctx context.Context, archive io.Reader) ([]containe
 	var loaded []container.Image
 	for _, record := range imported {
 		image := containerd.NewImageWithPlatform(e.client, record, platforms.Default())
-		if err := image.Unpack(ctx, snapshotter); err != nil {
+		err := e.images.suits(ctx, record)
+		if err == nil {
+			err = image.Unpack(ctx, snapshotter)
+		}
+		if err != nil {
 			e.forgetImages(context.WithoutCancel(ctx), imported, before)
 			return nil, fmt.Errorf("%w: unpacking %s: %w", ErrArchive, record.Name, err)
 		}

@@ -60,7 +60,8 @@ type pull struct {
 // fetched is an image whose content is here.
 type fetched struct {
 	target   ocispec.Descriptor // index or manifest that the name points to
-	manifest ocispec.Manifest   // of this machine's platform
+	variant  ocispec.Descriptor // manifest of this machine's platform
+	manifest ocispec.Manifest   // its content
 	diffIDs  []ocispec.Descriptor
 }
 
@@ -148,6 +149,9 @@ func (p *pull) run(ctx context.Context) (container.Image, error) {
 	if err != nil {
 		return container.Image{}, err
 	}
+	if err := p.plausible(target, maxDocument); err != nil {
+		return container.Image{}, err
+	}
 	if !images.IsIndexType(target.MediaType) && !images.IsManifestType(target.MediaType) {
 		return container.Image{}, &imageError{
 			what: p.what, kind: ErrCorruptImage,
@@ -158,11 +162,12 @@ func (p *pull) run(ctx context.Context) (container.Image, error) {
 	if err != nil {
 		return container.Image{}, err
 	}
-	image, err := p.fetch(ctx, fetcher, target)
-	if err != nil {
-		return container.Image{}, err
+	image, err := p.bring(ctx, fetcher, target)
+	if errors.Is(err, ErrCorruptImage) && p.dropDamaged(ctx, image) > 0 {
+		// Not the registry's fault: the disk lost or changed what was here.
+		_, err = p.bring(ctx, fetcher, target)
 	}
-	if err := p.unpack(ctx, image); err != nil {
+	if err != nil {
 		return container.Image{}, err
 	}
 	if err := p.record(ctx, p.ref, target); err != nil {
@@ -174,6 +179,59 @@ func (p *pull) run(ctx context.Context) (container.Image, error) {
 	}
 	p.report.done(described.Size)
 	return described, nil
+}
+
+// bring fetches and unpacks an image. With an error it returns how far it came.
+func (p *pull) bring(ctx context.Context, fetcher remotes.Fetcher, target ocispec.Descriptor) (fetched, error) {
+	image, err := p.fetch(ctx, fetcher, target)
+	if err != nil {
+		return image, err
+	}
+	return image, p.unpack(ctx, image)
+}
+
+// dropDamaged removes those of an image's blobs whose content on disk is not
+// what its digest says, and returns how many. containerd itself believes its
+// database and never looks again.
+func (p *pull) dropDamaged(ctx context.Context, image fetched) int {
+	store := p.client.ContentStore()
+	dropped := 0
+	for _, blob := range append([]ocispec.Descriptor{image.target, image.variant, image.manifest.Config}, image.manifest.Layers...) {
+		if blob.Digest == "" || sound(ctx, store, blob) {
+			continue
+		}
+		err := store.Delete(ctx, blob.Digest)
+		if err != nil {
+			if !errdefs.IsNotFound(err) {
+				p.logger.Warn("damaged content cannot be removed", "image", p.ref.String(), "digest", blob.Digest, "error", err)
+			}
+			continue
+		}
+		p.logger.Warn("damaged content on disk is downloaded again", "image", p.ref.String(), "digest", blob.Digest)
+		dropped++
+	}
+	if dropped == 0 {
+		return 0
+	}
+	// Only the record is gone so far. While the file is there a download of the
+	// same digest would end with it.
+	if err := p.collect(ctx); err != nil {
+		p.logger.Warn("damaged content cannot be removed", "image", p.ref.String(), "error", err)
+		return 0
+	}
+	return dropped
+}
+
+// sound reads a blob from the first byte to the last.
+func sound(ctx context.Context, store content.Store, blob ocispec.Descriptor) bool {
+	reader, err := store.ReaderAt(ctx, blob)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = reader.Close() }() // read only
+	verifier := blob.Digest.Verifier()
+	_, err = io.Copy(verifier, content.NewReader(reader))
+	return err == nil && verifier.Verified()
 }
 
 // fetch brings the content of an image: first the small documents that say
@@ -192,15 +250,27 @@ func (p *pull) fetch(ctx context.Context, fetcher remotes.Fetcher, target ocispe
 		if len(variants) == 0 {
 			return image, p.foreign("its index names no variant")
 		}
-		if err := p.blob(ctx, fetcher, variants[0]); err != nil {
+		target = variants[0]
+		if err := p.plausible(target, maxDocument); err != nil {
 			return image, err
 		}
-		target = variants[0]
+		if err := p.blob(ctx, fetcher, target); err != nil {
+			return image, err
+		}
 	}
+	image.variant = target
 	if err := readDocument(ctx, store, target, &image.manifest); err != nil {
 		return image, p.corrupt(target, err)
 	}
 	config := image.manifest.Config
+	if err := p.plausible(config, maxDocument); err != nil {
+		return image, err
+	}
+	for _, layer := range image.manifest.Layers {
+		if err := p.plausible(layer, maxLayer); err != nil {
+			return image, err
+		}
+	}
 	if err := p.blob(ctx, fetcher, config); err != nil {
 		return image, err
 	}
@@ -215,6 +285,9 @@ func (p *pull) fetch(ctx context.Context, fetcher remotes.Fetcher, target ocispe
 		return image, p.corrupt(config, fmt.Errorf("it names %d layers and the manifest %d", got, want))
 	}
 	for _, id := range settings.RootFS.DiffIDs {
+		if err := id.Validate(); err != nil {
+			return image, p.corrupt(config, fmt.Errorf("layer %q: %w", id, err))
+		}
 		image.diffIDs = append(image.diffIDs, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: id})
 	}
 	if err := p.layers(ctx, fetcher, image); err != nil {
@@ -228,6 +301,23 @@ func (p *pull) fetch(ctx context.Context, fetcher remotes.Fetcher, target ocispe
 		return image, fmt.Errorf("link the parts of the image: %w", err)
 	}
 	return image, nil
+}
+
+// maxLayer bounds what a manifest may say of one layer's size, in bytes, so that
+// sums of sizes cannot overflow.
+const maxLayer = 1 << 40
+
+// plausible refuses descriptors that no honest registry sends, before anything
+// works with them: a digest that is none makes its users panic.
+func (p *pull) plausible(blob ocispec.Descriptor, most int64) error {
+	err := blob.Digest.Validate()
+	if err == nil && (blob.Size <= 0 || blob.Size > most) {
+		err = fmt.Errorf("size of %d bytes", blob.Size)
+	}
+	if err != nil {
+		return p.corrupt(blob, fmt.Errorf("descriptor %q: %w", blob.Digest, err))
+	}
+	return nil
 }
 
 func (p *pull) layers(ctx context.Context, fetcher remotes.Fetcher, image fetched) error {
@@ -286,6 +376,9 @@ func ingested(ctx context.Context, store content.Store, blob ocispec.Descriptor)
 // blob brings one blob and goes on after cuts as long as bytes come.
 func (p *pull) blob(ctx context.Context, fetcher remotes.Fetcher, blob ocispec.Descriptor) error {
 	store := p.client.ContentStore()
+	// A manifest may name other addresses for a blob, and the resolver would ask
+	// them first: an image could make this host ask anything that it reaches.
+	blob.URLs, blob.Data = nil, nil
 	failed, wrong := 0, 0
 	for {
 		before := ingested(ctx, store, blob)
@@ -330,8 +423,34 @@ func (p *pull) corrupt(blob ocispec.Descriptor, err error) error {
 }
 
 func (p *pull) foreign(why string) error {
+	return foreign(p.what, why)
+}
+
+func foreign(what, why string) error {
 	return &imageError{
-		what: p.what, kind: ErrPlatform,
+		what: what, kind: ErrPlatform,
 		detail: fmt.Sprintf("%s, and this machine is %s", why, platforms.Format(platforms.DefaultSpec())),
 	}
+}
+
+// suits fails with ErrPlatform when an image that is here was made for another
+// machine. An index leaves no doubt; a manifest alone tells it only in its
+// configuration, which containerd does not look at when it unpacks.
+func (c *imageCache) suits(ctx context.Context, record images.Image) error {
+	store := c.client.ContentStore()
+	config, err := record.Config(ctx, store, c.platform)
+	if errdefs.IsNotFound(err) {
+		return foreign(record.Name, "it has no variant for it")
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", record.Name, err)
+	}
+	var settings ocispec.Image
+	if err := readDocument(ctx, store, config, &settings); err != nil {
+		return fmt.Errorf("%s: %w", record.Name, err)
+	}
+	if !c.platform.Match(platforms.Normalize(settings.Platform)) {
+		return foreign(record.Name, "it is made for "+platforms.Format(settings.Platform))
+	}
+	return nil
 }

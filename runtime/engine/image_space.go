@@ -22,7 +22,7 @@ func (c *imageCache) checkSpace(what string, missing, packed int64) error {
 	if err := unix.Statfs(c.root, &fs); err != nil {
 		return fmt.Errorf("%s: free space of %s: %w", what, c.root, err)
 	}
-	free := int64(fs.Bavail) * fs.Bsize //nolint:unconvert // the type differs between architectures
+	free := int64(fs.Bavail) * fs.Bsize
 	need := missing + unpackFactor*packed
 	if free-need >= c.cfg.Reserve {
 		return nil

@@ -78,15 +78,14 @@ func chainIDs(layers []ocispec.Descriptor) []digest.Digest {
 func (c *imageCache) unpacked(ctx context.Context, record images.Image) (bool, error) {
 	store := c.client.ContentStore()
 	available, _, _, missing, err := images.Check(ctx, store, record.Target, c.platform)
-	if err != nil && !errdefs.IsNotFound(err) {
-		return false, fmt.Errorf("check image %s: %w", record.Name, err)
-	}
-	if !available || len(missing) > 0 {
-		return false, nil
+	if err != nil || !available || len(missing) > 0 {
+		return false, ctx.Err()
 	}
 	ids, err := record.RootFS(ctx, store, c.platform)
 	if err != nil {
-		return false, fmt.Errorf("check image %s: %w", record.Name, err)
+		// Recorded and not readable: a pull repairs it.
+		c.logger.Warn("image on disk is damaged", "image", record.Name, "error", err)
+		return false, nil
 	}
 	_, err = c.client.SnapshotService(snapshotter).Stat(ctx, identity.ChainID(ids).String())
 	if errdefs.IsNotFound(err) {
@@ -98,7 +97,8 @@ func (c *imageCache) unpacked(ctx context.Context, record images.Image) (bool, e
 	return true, nil
 }
 
-// readDocument reads a JSON document from the store.
+// readDocument reads a JSON document from the store. Documents are small, so
+// their digest is checked each time.
 func readDocument(ctx context.Context, store content.Provider, blob ocispec.Descriptor, into any) error {
 	if blob.Size > maxDocument {
 		return fmt.Errorf("document of %d bytes is larger than %d", blob.Size, maxDocument)
@@ -106,6 +106,9 @@ func readDocument(ctx context.Context, store content.Provider, blob ocispec.Desc
 	raw, err := content.ReadBlob(ctx, store, blob)
 	if err != nil {
 		return err
+	}
+	if got := blob.Digest.Algorithm().FromBytes(raw); got != blob.Digest {
+		return fmt.Errorf("content on disk has the digest %s", got)
 	}
 	if err := json.Unmarshal(raw, into); err != nil {
 		return errors.New("document is not the JSON of an image")
