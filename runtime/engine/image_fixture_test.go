@@ -23,7 +23,9 @@ import (
 // time with waiting.
 func imageEngine(t *testing.T, change func(*engine.Config)) *engine.Engine {
 	t.Helper()
-	return openImageEngine(t, imageConfig(t, change))
+	cfg := imageConfig(t, change)
+	engine.UseExternal(t, &cfg)
+	return openImageEngine(t, cfg)
 }
 
 func openImageEngine(t *testing.T, cfg engine.Config) *engine.Engine {
@@ -60,6 +62,15 @@ func imageConfig(t *testing.T, change func(*engine.Config)) engine.Config {
 	if change != nil {
 		change(&cfg)
 	}
+	return cfg
+}
+
+// eitherConfig is imageConfig for an external containerd when the tests are to
+// use one.
+func eitherConfig(t *testing.T) engine.Config {
+	t.Helper()
+	cfg := imageConfig(t, nil)
+	engine.UseExternal(t, &cfg)
 	return cfg
 }
 
@@ -154,6 +165,20 @@ func (s *source) blobRequests(digest string) (list []registry.Request) {
 		}
 	}
 	return list
+}
+
+// forget empties the registry's list when the one request for the layer that a
+// client broke off is in it: the registry notices a moment later.
+func (s *source) forget(t *testing.T, digest string) {
+	t.Helper()
+	deadline := time.Now().Add(time.Minute)
+	for len(s.blobRequests(digest)) == 0 {
+		if time.Now().After(deadline) {
+			t.Fatal("the registry never noticed that its client has left")
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+	s.Forget()
 }
 
 func digestOf(t *testing.T, image interface{ Digest() (v1.Hash, error) }) string {
