@@ -186,11 +186,6 @@ func notToInterface(name string) []expr.Any {
 	return matchName(expr.MetaKeyOIFNAME, expr.CmpOpNeq, ifname(name))
 }
 
-// toInterfacePrefix matches every interface whose name begins with prefix.
-func toInterfacePrefix(prefix string) []expr.Any {
-	return matchName(expr.MetaKeyOIFNAME, expr.CmpOpEq, []byte(prefix))
-}
-
 func matchName(key expr.MetaKey, op expr.CmpOp, name []byte) []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: key, Register: reg1},
