@@ -48,6 +48,9 @@ type Network struct {
 	// with every Apply.
 	warned map[string]string
 
+	// hostMounts is the mount namespace that outlives this process: init's.
+	hostMounts string
+
 	// step is called between any two changes of the kernel's state. Tests end
 	// an operation there as a crash would.
 	step func(name string)
@@ -77,7 +80,8 @@ func Open(c Config) (*Network, error) {
 	}
 	return &Network{
 		dir: c.Dir, host: host, log: c.Logger,
-		sites: map[string]*policy{}, warned: map[string]string{}, step: func(string) {},
+		sites: map[string]*policy{}, warned: map[string]string{},
+		hostMounts: "/proc/1/ns/mnt", step: func(string) {},
 	}, nil
 }
 
