@@ -236,6 +236,29 @@ func roundTrip(c net.Conn) error {
 	return err
 }
 
+// TestManyEdges: a site far larger than any Open edX is, whose sets need more
+// than one message each.
+func TestManyEdges(t *testing.T) {
+	l := newLab(t)
+	var names []string
+	for i := range 100 {
+		names = append(names, fmt.Sprintf("service-%d", i))
+	}
+	top := topology("default", "10.90.0.0/16", "fd7a:1::/64", names...)
+	for i := range names {
+		for j := range 40 {
+			top.Edges = append(top.Edges, container.Edge{From: names[i], To: names[(i+j+1)%100], Port: 8000})
+		}
+	}
+	l.apply(top)
+	s := l.state(top.Site)
+	for _, want := range []string{"set edges4 with 4000", "set edges6 with 4000", "set sources4 with 100"} {
+		if !strings.Contains(s, want) {
+			t.Errorf("state lacks %q:\n%s", want, s)
+		}
+	}
+}
+
 // TestMemberThatIsDown: an edge or a door to a member that is not attached is
 // refused at once; nothing waits for a time-out.
 func TestMemberThatIsDown(t *testing.T) {

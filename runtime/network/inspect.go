@@ -154,19 +154,14 @@ func inspectRanges(h *netlink.Handle, wanted Wanted) ([]Finding, error) {
 // looked for only when egress is wanted: edges and doors never pass the host's
 // forward hook.
 func inspectFirewall(wanted Wanted) ([]Finding, error) {
-	conn, err := nftables.New(nftables.AsLasting())
-	if err != nil {
-		return nil, err
+	chains, err := listChains()
+	if errors.Is(err, ErrUnsupported) {
+		return []Finding{{
+			Code: CodeNoTables, Level: LevelError, Text: "This kernel has no nf_tables, without which Tarima cannot separate containers.",
+			Fix: "Install a kernel of version 5.2 or later with the module nf_tables.",
+		}}, nil
 	}
-	defer func() { _ = conn.CloseLasting() }()
-	chains, err := conn.ListChains()
 	if err != nil {
-		if err = asUnsupported(err); errors.Is(err, ErrUnsupported) {
-			return []Finding{{
-				Code: CodeNoTables, Level: LevelError, Text: "This kernel has no nf_tables, without which Tarima cannot separate containers.",
-				Fix: "Install a kernel of version 5.2 or later with the module nf_tables.",
-			}}, nil
-		}
 		return nil, err
 	}
 	var found []Finding
@@ -189,6 +184,19 @@ func inspectFirewall(wanted Wanted) ([]Finding, error) {
 		})
 	}
 	return found, nil
+}
+
+func listChains() ([]*nftables.Chain, error) {
+	conn, err := openTables()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = conn.CloseLasting() }()
+	chains, err := conn.ListChains()
+	if err != nil {
+		return nil, fmt.Errorf("list firewall chains: %w", asUnsupported(err))
+	}
+	return chains, nil
 }
 
 // forwardFindings judges the chains of a host.

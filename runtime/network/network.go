@@ -199,9 +199,9 @@ func (n *Network) applySiteTable(site *namespace, p *policy) error {
 // ensureTable loads a table in this thread's namespace unless it is there as
 // it should be.
 func ensureTable(name string, p *policy, load func(*nftables.Conn, *policy) error) (changed bool, err error) {
-	conn, err := nftables.New(nftables.AsLasting())
+	conn, err := openTables()
 	if err != nil {
-		return false, fmt.Errorf("open nf_tables: %w", asUnsupported(err))
+		return false, err
 	}
 	defer func() { _ = conn.CloseLasting() }()
 	same, err := hasPolicy(conn, name, p.digest())
@@ -337,9 +337,9 @@ func (n *Network) remove(site string) error {
 			}
 		}
 		n.step("uplink removed")
-		conn, err := nftables.New(nftables.AsLasting())
+		conn, err := openTables()
 		if err != nil {
-			return fmt.Errorf("open nf_tables: %w", asUnsupported(err))
+			return err
 		}
 		defer func() { _ = conn.CloseLasting() }()
 		return deleteTable(conn, hostTable(site))
