@@ -69,6 +69,10 @@ func TestApplyAgain(t *testing.T) {
 	boxes := l.start(top, false)
 	l.serve(boxes["mysql"].ns, 80)
 	before, filesBefore := l.state(top.Site), openFiles(t)
+	// Next hops of both families: the uplink's two ends, and two members.
+	if known := strings.Count(before, " neighbour "); known != 8 {
+		t.Errorf("%d hardware addresses are known for ever, want 8:\n%s", known, before)
+	}
 	for i := range 100 {
 		if i%10 == 0 {
 			l.net = l.open()
@@ -232,6 +236,29 @@ func roundTrip(c net.Conn) error {
 	return err
 }
 
+// TestManyEdges: a site far larger than any Open edX is, whose sets need more
+// than one message each.
+func TestManyEdges(t *testing.T) {
+	l := newLab(t)
+	var names []string
+	for i := range 100 {
+		names = append(names, fmt.Sprintf("service-%d", i))
+	}
+	top := topology("default", "10.90.0.0/16", "fd7a:1::/64", names...)
+	for i := range names {
+		for j := range 40 {
+			top.Edges = append(top.Edges, container.Edge{From: names[i], To: names[(i+j+1)%100], Port: 8000})
+		}
+	}
+	l.apply(top)
+	s := l.state(top.Site)
+	for _, want := range []string{"set edges4 with 4000", "set edges6 with 4000", "set sources4 with 100"} {
+		if !strings.Contains(s, want) {
+			t.Errorf("state lacks %q:\n%s", want, s)
+		}
+	}
+}
+
 // TestMemberThatIsDown: an edge or a door to a member that is not attached is
 // refused at once; nothing waits for a time-out.
 func TestMemberThatIsDown(t *testing.T) {
@@ -256,8 +283,8 @@ func TestMemberThatIsDown(t *testing.T) {
 	}
 }
 
-// TestForgedSource: a member that takes another's address, as root of a broken
-// in container could, gets nowhere with it.
+// TestForgedSource: not one packet of a member that takes another's address, as
+// root of a container could that was broken into, gets through to a third.
 func TestForgedSource(t *testing.T) {
 	l := newLab(t)
 	top := topology("default", "10.90.1.0/24", "fd7a:1::/64", "lms", "mysql", "evil")
@@ -266,9 +293,9 @@ func TestForgedSource(t *testing.T) {
 	boxes := l.start(top, false)
 	l.serve(boxes["mysql"].ns, 80)
 	l.serve(boxes["mysql"].ns, 81)
-	as := func(a netip.Addr, target netip.AddrPort) error {
+	as := func(a netip.Addr, target netip.AddrPort, patience time.Duration) error {
 		return boxes["evil"].ns.do(func(*netlink.Handle) error {
-			d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(a, 0)), Timeout: 500 * time.Millisecond}
+			d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(a, 0)), Timeout: patience}
 			c, err := d.Dial("tcp", target.String())
 			if err == nil {
 				_ = c.Close()
@@ -276,20 +303,37 @@ func TestForgedSource(t *testing.T) {
 			return err
 		})
 	}
-	for i, a := range addrs(boxes["lms"].Addresses) {
-		// First as itself, so that it knows its gateway: the gateway does not
-		// even answer ARP from another address.
-		if err := as(addrs(boxes["evil"].Addresses)[i], targets(boxes["mysql"].Addresses, 81)[i]); err != nil {
+	for i, forged := range addrs(boxes["lms"].Addresses) {
+		own := addrs(boxes["evil"].Addresses)[i]
+		l.inside(boxes["evil"].ns, func(h *netlink.Handle) error {
+			return addAddress(h, must(h.LinkByName(memberInterface)), single(forged))
+		})
+		// A raw socket sees every TCP segment that comes in.
+		var raw *net.IPConn
+		l.inside(boxes["mysql"].ns, func(*netlink.Handle) (err error) {
+			raw, err = net.ListenIP([]string{"ip4:tcp", "ip6:tcp"}[i], &net.IPAddr{IP: addrs(boxes["mysql"].Addresses)[i].AsSlice()})
+			return err
+		})
+		defer func() { _ = raw.Close() }()
+		if err := as(forged, targets(boxes["mysql"].Addresses, 80)[i], 300*time.Millisecond); err == nil {
+			t.Errorf("evil reached mysql as %s", forged)
+		}
+		if err := as(own, targets(boxes["mysql"].Addresses, 81)[i], dialTimeout); err != nil {
 			t.Errorf("evil as itself, over its edge: %v", err)
 		}
-		l.inside(boxes["evil"].ns, func(h *netlink.Handle) error {
-			return addAddress(h, must(h.LinkByName(memberInterface)), single(a))
-		})
-		target := targets(boxes["mysql"].Addresses, 80)[i]
-		if err := as(a, target); err == nil {
-			t.Errorf("evil reached mysql as %s", a)
+		if err := raw.SetReadDeadline(time.Now().Add(dialTimeout)); err != nil {
+			t.Fatal(err)
 		}
-		l.mustReach("lms", boxes["lms"].ns, "tcp", target)
+		// What came first is read first: a forged segment would be ahead of
+		// evil's own.
+		buf := make([]byte, 2048)
+		_, from, err := raw.ReadFromIP(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, _ := netip.AddrFromSlice(from.IP); got.Unmap() != own {
+			t.Errorf("the first segment that mysql got is from %s, want %s", got.Unmap(), own)
+		}
 	}
 }
 
@@ -413,6 +457,20 @@ func TestAttachRefuses(t *testing.T) {
 	}
 	if after := l.state("default"); after != before {
 		t.Errorf("a refused attach has changed\n%s\nto\n%s", before, after)
+	}
+	// One that fails half-way takes back what it has done.
+	second, secondNS := l.hold(false)
+	l.net.step = func(name string) {
+		if name == "outer end configured" {
+			l.inside(secondNS, func(h *netlink.Handle) error { return renameDown(h, memberInterface, "stolen0") })
+		}
+	}
+	if err := l.net.Attach(t.Context(), "default", "lms", second); err == nil {
+		t.Error("attach without an eth0 to configure: no error")
+	}
+	l.net.step = func(string) {}
+	if after := l.state("default"); after != before {
+		t.Errorf("a failed attach has changed\n%s\nto\n%s", before, after)
 	}
 }
 

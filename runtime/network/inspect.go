@@ -38,6 +38,7 @@ const (
 	CodeBridgeFilter    = "bridge-netfilter"
 	CodeNoTables        = "nf-tables-missing"
 	CodeNoIPv6          = "ipv6-missing"
+	CodePrivateMounts   = "private-mounts"
 	CodeNoInspection    = "inspection-failed"
 )
 
@@ -62,6 +63,7 @@ type Wanted struct {
 
 // Inspect looks for what on this host stands in the way of a site's network,
 // most important first. It needs root to see the firewall and changes nothing.
+// What it says of mounts is about the calling process: the daemon asks.
 func (n *Network) Inspect(ctx context.Context, wanted Wanted) []Finding {
 	var found []Finding
 	add := func(fs []Finding, what string, err error) {
@@ -77,7 +79,16 @@ func (n *Network) Inspect(ctx context.Context, wanted Wanted) []Finding {
 		add(nil, "network", err)
 		return found
 	}
-	err := n.host.do(func(h *netlink.Handle) error {
+	private, err := privateMounts(n.hostMounts)
+	if private {
+		found = append(found, Finding{
+			Code: CodePrivateMounts, Level: LevelError,
+			Text: "The daemon has a mount namespace of its own: the sites' networks end with it, and its restart cuts off every container.",
+			Fix:  "Remove from tarima.service what gives it private mounts (PrivateTmp, PrivateMounts, ProtectSystem, ProtectHome, ReadWritePaths and the like).",
+		})
+	}
+	add(nil, "mounts", err)
+	err = n.host.do(func(h *netlink.Handle) error {
 		fs, err := inspectRanges(h, wanted)
 		add(fs, "routes", err)
 		fs, err = inspectFirewall(wanted)
@@ -92,6 +103,21 @@ func (n *Network) Inspect(ctx context.Context, wanted Wanted) []Finding {
 	rank := map[Level]int{LevelError: 0, LevelWarning: 1, LevelInfo: 2}
 	slices.SortStableFunc(found, func(a, b Finding) int { return rank[a.Level] - rank[b.Level] })
 	return found
+}
+
+// privateMounts says whether what this process mounts is hidden from the
+// process whose mount namespace is hosts. A machine that does not let it be
+// looked at, as only the host of a container does, counts as sharing.
+func privateMounts(hosts string) (bool, error) {
+	own, err := os.Readlink("/proc/thread-self/ns/mnt")
+	if err != nil {
+		return false, err
+	}
+	theirs, err := os.Readlink(hosts)
+	if errors.Is(err, os.ErrPermission) {
+		return false, nil
+	}
+	return err == nil && own != theirs, err
 }
 
 func inspectRanges(h *netlink.Handle, wanted Wanted) ([]Finding, error) {
@@ -128,19 +154,14 @@ func inspectRanges(h *netlink.Handle, wanted Wanted) ([]Finding, error) {
 // looked for only when egress is wanted: edges and doors never pass the host's
 // forward hook.
 func inspectFirewall(wanted Wanted) ([]Finding, error) {
-	conn, err := nftables.New(nftables.AsLasting())
-	if err != nil {
-		return nil, err
+	chains, err := listChains()
+	if errors.Is(err, ErrUnsupported) {
+		return []Finding{{
+			Code: CodeNoTables, Level: LevelError, Text: "This kernel has no nf_tables, without which Tarima cannot separate containers.",
+			Fix: "Install a kernel of version 5.2 or later with the module nf_tables.",
+		}}, nil
 	}
-	defer func() { _ = conn.CloseLasting() }()
-	chains, err := conn.ListChains()
 	if err != nil {
-		if err = asUnsupported(err); errors.Is(err, ErrUnsupported) {
-			return []Finding{{
-				Code: CodeNoTables, Level: LevelError, Text: "This kernel has no nf_tables, without which Tarima cannot separate containers.",
-				Fix: "Install a kernel of version 5.2 or later with the module nf_tables.",
-			}}, nil
-		}
 		return nil, err
 	}
 	var found []Finding
@@ -163,6 +184,19 @@ func inspectFirewall(wanted Wanted) ([]Finding, error) {
 		})
 	}
 	return found, nil
+}
+
+func listChains() ([]*nftables.Chain, error) {
+	conn, err := openTables()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = conn.CloseLasting() }()
+	chains, err := conn.ListChains()
+	if err != nil {
+		return nil, fmt.Errorf("list firewall chains: %w", asUnsupported(err))
+	}
+	return chains, nil
 }
 
 // forwardFindings judges the chains of a host.

@@ -1,9 +1,14 @@
 package network
 
 import (
+	"context"
+	"fmt"
 	"net/netip"
+	"os"
+	"os/exec"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/nftables"
@@ -51,6 +56,36 @@ func TestForwardFindings(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestPrivateMounts looks from a process with the mounts of all, and from one
+// with its own, as a unit with PrivateTmp has.
+func TestPrivateMounts(t *testing.T) {
+	l := newLab(t)
+	other, _ := l.hold(false) // stands for init
+	for _, in := range []struct {
+		flags   uintptr
+		private bool
+	}{{0, false}, {syscall.CLONE_NEWNS, true}} {
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), holderEnv+"=inspect", "INSPECT_DIR="+l.dir, fmt.Sprintf("INSPECT_MOUNTS=/proc/%d/ns/mnt", other))
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: in.flags}
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := strings.Fields(string(out))
+		if slices.Contains(found, CodePrivateMounts) != in.private || slices.Contains(found, CodeNoInspection) {
+			t.Errorf("findings %v with clone flags %#x, want %s: %v", found, in.flags, CodePrivateMounts, in.private)
+		}
+	}
+}
+
+// inspect is the process of TestPrivateMounts.
+func inspect() {
+	n := must(Open(Config{Dir: os.Getenv("INSPECT_DIR")}))
+	n.hostMounts = os.Getenv("INSPECT_MOUNTS")
+	fmt.Fprintln(os.Stdout, strings.Join(codes(n.Inspect(context.Background(), Wanted{Site: "default"})), " "))
 }
 
 // TestInspectSeesAndChangesNothing runs against a host with everything wrong.

@@ -35,6 +35,9 @@ func TestMain(m *testing.M) {
 	case "hold":
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		return
+	case "inspect":
+		inspect()
+		return
 	case "churn":
 		churn()
 		return

@@ -10,9 +10,7 @@ import (
 )
 
 const (
-	// uplinkPrefix begins the name of every site's interface on the host, and
-	// of nothing else there: the rule that refuses traffic from site to site
-	// matches it.
+	// uplinkPrefix begins the name of every site's interface on the host.
 	uplinkPrefix = "tarima"
 	// siteUplink is the uplink's end inside a site's namespace.
 	siteUplink = "uplink"

@@ -48,6 +48,9 @@ type Network struct {
 	// with every Apply.
 	warned map[string]string
 
+	// hostMounts is the mount namespace that outlives this process: init's.
+	hostMounts string
+
 	// step is called between any two changes of the kernel's state. Tests end
 	// an operation there as a crash would.
 	step func(name string)
@@ -77,7 +80,8 @@ func Open(c Config) (*Network, error) {
 	}
 	return &Network{
 		dir: c.Dir, host: host, log: c.Logger,
-		sites: map[string]*policy{}, warned: map[string]string{}, step: func(string) {},
+		sites: map[string]*policy{}, warned: map[string]string{},
+		hostMounts: "/proc/1/ns/mnt", step: func(string) {},
 	}, nil
 }
 
@@ -195,9 +199,9 @@ func (n *Network) applySiteTable(site *namespace, p *policy) error {
 // ensureTable loads a table in this thread's namespace unless it is there as
 // it should be.
 func ensureTable(name string, p *policy, load func(*nftables.Conn, *policy) error) (changed bool, err error) {
-	conn, err := nftables.New(nftables.AsLasting())
+	conn, err := openTables()
 	if err != nil {
-		return false, fmt.Errorf("open nf_tables: %w", asUnsupported(err))
+		return false, err
 	}
 	defer func() { _ = conn.CloseLasting() }()
 	same, err := hasPolicy(conn, name, p.digest())
@@ -333,9 +337,9 @@ func (n *Network) remove(site string) error {
 			}
 		}
 		n.step("uplink removed")
-		conn, err := nftables.New(nftables.AsLasting())
+		conn, err := openTables()
 		if err != nil {
-			return fmt.Errorf("open nf_tables: %w", asUnsupported(err))
+			return err
 		}
 		defer func() { _ = conn.CloseLasting() }()
 		return deleteTable(conn, hostTable(site))

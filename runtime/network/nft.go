@@ -10,6 +10,7 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -37,6 +38,23 @@ const (
 	chainRefuse   = "refuse"
 	versionPrefix = "policy_" // an empty chain whose name holds the digest
 )
+
+// sendBuffer is room for a whole transaction, which is one datagram to the
+// kernel: the usual 208 KiB end at some 2,000 edges. It is a limit and is not
+// allocated in advance.
+const sendBuffer = 16 << 20
+
+// openTables opens nf_tables in this thread's network namespace; the caller
+// closes it with CloseLasting.
+func openTables() (*nftables.Conn, error) {
+	conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
+		return c.SetWriteBuffer(sendBuffer)
+	}))
+	if err != nil {
+		return nil, fmt.Errorf("open nf_tables: %w", asUnsupported(err))
+	}
+	return conn, nil
+}
 
 // tableWriter collects one table's replacement: it is deleted and made anew
 // in one transaction, so that no packet sees half of it.
@@ -184,11 +202,6 @@ func notFromInterface(name string) []expr.Any {
 
 func notToInterface(name string) []expr.Any {
 	return matchName(expr.MetaKeyOIFNAME, expr.CmpOpNeq, ifname(name))
-}
-
-// toInterfacePrefix matches every interface whose name begins with prefix.
-func toInterfacePrefix(prefix string) []expr.Any {
-	return matchName(expr.MetaKeyOIFNAME, expr.CmpOpEq, []byte(prefix))
 }
 
 func matchName(key expr.MetaKey, op expr.CmpOp, name []byte) []expr.Any {

@@ -78,9 +78,9 @@ func loadSiteTable(conn *nftables.Conn, p *policy) error {
 }
 
 // loadHostTable replaces the site's own table on the host: containers reach no
-// address of the host itself and no other site, the outside only by
-// declaration and under the host's address, and nothing from outside reaches a
-// container.
+// address of the host itself, the outside only by declaration and under the
+// host's address, and nothing that the host forwards reaches a container:
+// neither from the outside nor from another site.
 func loadHostTable(conn *nftables.Conn, p *policy) error {
 	uplink := UplinkName(p.site)
 	w := replaceTable(conn, hostTable(p.site))
@@ -93,7 +93,6 @@ func loadHostTable(conn *nftables.Conn, p *policy) error {
 	w.rule(forward, toInterface(uplink), established(), accept())
 	w.rule(forward, toInterface(uplink), invalid(), drop())
 	w.rule(forward, toInterface(uplink), refuse())
-	w.rule(forward, fromInterface(uplink), toInterfacePrefix(uplinkPrefix), refuse())
 	w.rule(forward, fromInterface(uplink), established(), accept())
 	w.rule(forward, fromInterface(uplink), invalid(), drop())
 	for _, v := range p.versions() {

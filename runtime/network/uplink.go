@@ -265,7 +265,7 @@ func (n *Network) reconcileRoutes(h *netlink.Handle, link netlink.Link, want []n
 
 // Bounds of the wait for a new pair.
 const (
-	operableTimeout = time.Second
+	operableTimeout = 5 * time.Second
 	operablePoll    = 200 * time.Microsecond
 )
 
