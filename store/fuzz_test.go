@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 
 	"tarima/store/record"
 )
@@ -156,7 +157,7 @@ func walk(t *testing.T, data []byte) {
 	}
 	err = db.Update(func(tx *bbolt.Tx) error {
 		b, err := tx.CreateBucketIfNotExists([]byte("new"))
-		if errors.Is(err, bbolt.ErrIncompatibleValue) {
+		if errors.Is(err, berrors.ErrIncompatibleValue) {
 			return nil
 		}
 		if err != nil {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 	"golang.org/x/sys/unix"
 )
 
@@ -242,7 +243,7 @@ func (s *Store) openFile() (*bbolt.DB, error) {
 			FreelistType: bbolt.FreelistMapType,
 			NoStatistics: true,
 		})
-		if errors.Is(err, bbolt.ErrTimeout) {
+		if errors.Is(err, berrors.ErrTimeout) {
 			return fmt.Errorf("%w: another program has %s open", ErrHeld, s.path())
 		}
 		// What does not come from the system comes from the content.

@@ -286,8 +286,9 @@ func secretsIn(db *bbolt.DB) (map[string]map[string]string, error) {
 				return nil
 			}
 			var value string
-			if decode(l, raw, &value) != nil {
-				return nil // its turn comes with its reader
+			// One that cannot be read is put into quarantine by its reader.
+			if readable := decode(l, raw, &value) == nil; !readable {
+				return nil
 			}
 			if out[l.site] == nil {
 				out[l.site] = map[string]string{}

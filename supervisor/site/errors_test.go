@@ -176,10 +176,10 @@ func TestLoad(t *testing.T) {
 	if err != nil || c.Site.Host != "learn.example.org" {
 		t.Errorf("got %+v, %v", c.Site, err)
 	}
-	if err := os.WriteFile(path, []byte(strings.Repeat("# ", 1<<20)), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte(strings.Repeat("# ", 1<<18)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Load(path); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), fmt.Sprint(1<<20)) {
+	if _, err := Load(path); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), fmt.Sprint(256<<10)) {
 		t.Errorf("a huge file: %v", err)
 	}
 }
