@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"testing"
@@ -170,5 +172,14 @@ func walk(t *testing.T, data []byte) {
 	}
 	if err := db.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestChecksumIsCRC32C holds the format to its description.
+func TestChecksumIsCRC32C(t *testing.T) {
+	l := location{"default", bucketIntents, []byte("lms")}
+	want := crc32.Checksum([]byte("default\x00intents\x00lms\x00{}"), crc32.MakeTable(crc32.Castagnoli))
+	if got := string(seal(l, []byte("{}"))); got != fmt.Sprintf("%08x {}", want) {
+		t.Errorf("got %q, want %08x", got, want)
 	}
 }

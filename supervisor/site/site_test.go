@@ -366,7 +366,7 @@ func TestDeepNesting(t *testing.T) {
 // that a file which passes is written and read back the same.
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(full))
-	f.Add(Example())
+	f.Add(Example("en"))
 	f.Add([]byte(withHost + "[[services]]\nx = [[1], {a.b.c = 1}]\n"))
 	f.Add([]byte("a.b.c = 1\n[a.b.d]\n[[a.e]]\nx = {}\n[[a.e]]\n[a.e.f]\n"))
 	f.Add([]byte("\"\" = '''\nx'''\r\n"))
