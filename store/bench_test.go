@@ -1,7 +1,9 @@
 package store_test
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"testing"
 
 	"tarima/store"
@@ -37,5 +39,23 @@ func BenchmarkSetAppliedUnchanged(b *testing.B) {
 	s := benchmarked(b)
 	for b.Loop() {
 		check(b, s.SetApplied("default", record.Applied{Generation: 1, SiteFile: []byte("x")}))
+	}
+}
+
+// BenchmarkOpen opens a store with a full history, as a daemon does when it
+// starts: it checks every page and every record.
+func BenchmarkOpen(b *testing.B) {
+	config := store.Config{Dir: inMemory(b, "128m"), CopyDelay: -1, Logger: textLogger(io.Discard)}
+	s := must[*store.Store](b)(store.Open(context.Background(), config))
+	for i := range 20_000 {
+		must[record.Event](b)(s.AppendEvent("default", record.Event{
+			Kind: record.ProbeFailed, Service: fmt.Sprint("s", i%10), Reason: "no answer within 5s",
+			LogTail: []string{"a line of the log", "and another one, a little longer"},
+		}))
+	}
+	check(b, s.Close())
+	for b.Loop() {
+		s := must[*store.Store](b)(store.Open(context.Background(), config))
+		check(b, s.Close())
 	}
 }

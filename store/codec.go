@@ -1,8 +1,8 @@
 package store
 
 import (
+	"bytes"
 	"encoding/binary"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,12 +26,34 @@ func (l location) String() string {
 	return fmt.Sprintf("%s/%s/%s", l.site, l.bucket, l.key)
 }
 
-func (l location) checksum(body []byte) [4]byte {
-	sum := crc32.Checksum([]byte(l.site+"\x00"+l.bucket+"\x00"), castagnoli)
-	sum = crc32.Update(sum, castagnoli, l.key)
-	sum = crc32.Update(sum, castagnoli, []byte{0})
-	sum = crc32.Update(sum, castagnoli, body)
-	return [4]byte(binary.BigEndian.AppendUint32(nil, sum))
+// checksum covers path, key and body.
+func (l location) checksum(body []byte) uint32 {
+	// Byte by byte for the names: they are short, and the library's function
+	// would have them copied to the heap, for each record at every start.
+	sum := ^uint32(0)
+	add := func(b byte) { sum = castagnoli[byte(sum)^b] ^ sum>>8 }
+	for i := range len(l.site) {
+		add(l.site[i])
+	}
+	add(0)
+	for i := range len(l.bucket) {
+		add(l.bucket[i])
+	}
+	add(0)
+	for _, b := range l.key {
+		add(b)
+	}
+	add(0)
+	return crc32.Update(^sum, castagnoli, body)
+}
+
+// appendSum appends a checksum in eight hexadecimal digits.
+func appendSum(b []byte, sum uint32) []byte {
+	const digits = "0123456789abcdef"
+	for shift := 28; shift >= 0; shift -= 4 {
+		b = append(b, digits[sum>>shift&0xf])
+	}
+	return b
 }
 
 // prefixLength is the checksum's eight digits and the space.
@@ -51,9 +73,8 @@ func encode(l location, v any) ([]byte, error) {
 
 // seal puts the checksum before a body.
 func seal(l location, body []byte) []byte {
-	sum := l.checksum(body)
 	out := make([]byte, 0, prefixLength+len(body))
-	out = hex.AppendEncode(out, sum[:])
+	out = appendSum(out, l.checksum(body))
 	out = append(out, ' ')
 	return append(out, body...)
 }
@@ -69,12 +90,9 @@ func unseal(l location, raw []byte) ([]byte, error) {
 	if len(raw) < prefixLength || raw[prefixLength-1] != ' ' {
 		return nil, errShort
 	}
-	var want [4]byte
-	if _, err := hex.Decode(want[:], raw[:prefixLength-1]); err != nil {
-		return nil, errChecksum
-	}
 	body := raw[prefixLength:]
-	if l.checksum(body) != want {
+	var buffer [prefixLength]byte
+	if want := appendSum(buffer[:0], l.checksum(body)); !bytes.Equal(want, raw[:prefixLength-1]) {
 		return nil, errChecksum
 	}
 	return body, nil

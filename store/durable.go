@@ -58,7 +58,7 @@ func copyFile(from, to string, check func(temp string) error) error {
 	if err != nil {
 		return err
 	}
-	defer src.Close() //nolint:errcheck // only read
+	defer src.Close()
 	return writeDurably(to, func(w io.Writer) error {
 		_, err := io.Copy(w, src)
 		return err

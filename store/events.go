@@ -3,7 +3,6 @@ package store
 import (
 	"bytes"
 	"encoding/binary"
-	"encoding/hex"
 	"fmt"
 	"strings"
 	"time"
@@ -229,8 +228,7 @@ func putHistory(history *bbolt.Bucket, site string, e record.Event) error {
 // historySeal is the value of an index entry, which makes damage to its key
 // noticed.
 func historySeal(l location) []byte {
-	sum := l.checksum(nil)
-	return hex.AppendEncode(nil, sum[:])
+	return appendSum(make([]byte, 0, prefixLength), l.checksum(nil))
 }
 
 // shorten bounds a text for people, at a character's boundary.

@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 
 	"tarima/store/record"
 )
@@ -156,7 +159,7 @@ func walk(t *testing.T, data []byte) {
 	}
 	err = db.Update(func(tx *bbolt.Tx) error {
 		b, err := tx.CreateBucketIfNotExists([]byte("new"))
-		if errors.Is(err, bbolt.ErrIncompatibleValue) {
+		if errors.Is(err, berrors.ErrIncompatibleValue) {
 			return nil
 		}
 		if err != nil {
@@ -169,5 +172,14 @@ func walk(t *testing.T, data []byte) {
 	}
 	if err := db.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestChecksumIsCRC32C holds the format to its description.
+func TestChecksumIsCRC32C(t *testing.T) {
+	l := location{"default", bucketIntents, []byte("lms")}
+	want := crc32.Checksum([]byte("default\x00intents\x00lms\x00{}"), crc32.MakeTable(crc32.Castagnoli))
+	if got := string(seal(l, []byte("{}"))); got != fmt.Sprintf("%08x {}", want) {
+		t.Errorf("got %q, want %08x", got, want)
 	}
 }

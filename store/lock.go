@@ -96,7 +96,7 @@ func kernelHolder(f *os.File) int {
 	if err != nil {
 		return 0
 	}
-	defer locks.Close() //nolint:errcheck // only read
+	defer locks.Close()
 	want := fmt.Sprintf("%02x:%02x:%d", unix.Major(stat.Dev), unix.Minor(stat.Dev), stat.Ino)
 	scan := bufio.NewScanner(locks)
 	for scan.Scan() {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 
 	"tarima/store/record"
 )
@@ -52,7 +53,7 @@ func (s *Store) migrate(db *bbolt.DB) error {
 	return db.Update(func(tx *bbolt.Tx) error {
 		for _, name := range [][]byte{bucketMeta, bucketSites, bucketQuarantine} {
 			_, err := tx.CreateBucketIfNotExists(name)
-			if errors.Is(err, bbolt.ErrIncompatibleValue) {
+			if errors.Is(err, berrors.ErrIncompatibleValue) {
 				return fmt.Errorf("%w: %q is not a bucket", errDamaged, name)
 			}
 			if err != nil {

@@ -42,12 +42,10 @@ func newModel() *model {
 // TestStoreAgreesWithModel runs random sequences of calls, restarts among
 // them, and compares everything that can be read with a model in memory.
 func TestStoreAgreesWithModel(t *testing.T) {
-	parent := inMemory(t, "64m")
+	parent, runs := inMemory(t, "64m"), 0
 	rapid.Check(t, func(rt *rapid.T) {
-		dir, err := os.MkdirTemp(parent, "store-*")
-		if err != nil {
-			rt.Fatal(err)
-		}
+		runs++
+		dir := filepath.Join(parent, fmt.Sprint("store-", runs))
 		defer os.RemoveAll(dir)
 		config := store.Config{Dir: dir, EventsPerSite: 20, CopyDelay: -1, SubIDFiles: []string{}, Logger: textLogger(io.Discard)}
 		open := func() *store.Store {

@@ -29,7 +29,7 @@ func child(role, dir string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	fmt.Println("open")
+	fmt.Fprintln(os.Stdout, "open")
 	if role == "hold" {
 		_, _ = bufio.NewReader(os.Stdin).ReadByte()
 		return 0
@@ -46,7 +46,7 @@ func child(role, dir string) int {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
-		fmt.Println(e.Seq)
+		fmt.Fprintln(os.Stdout, e.Seq)
 	}
 }
 

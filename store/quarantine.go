@@ -216,9 +216,10 @@ func indexHistory(tx *bbolt.Tx, site string) error {
 	}
 	return events.ForEach(func(k, raw []byte) error {
 		var e record.Event
-		if decode(location{site, bucketEvents, k}, raw, &e) != nil || e.Service == "" {
-			return nil // the next reader puts it into quarantine
+		// One that cannot be read is put into quarantine by its next reader.
+		if readable := decode(location{site, bucketEvents, k}, raw, &e) == nil; readable && e.Service != "" {
+			return putHistory(history, site, e)
 		}
-		return putHistory(history, site, e)
+		return nil
 	})
 }

@@ -163,7 +163,8 @@ func (r *rebuild) addAddress(site string, spec container.Spec, out *Rebuilt) err
 
 func (r *rebuild) addImage(site string, spec container.Spec, c container.Status, out *Rebuilt) error {
 	_, digest, ok := strings.Cut(c.Image, "@")
-	if _, known := r.images[spec.Image]; known || !ok || strings.Contains(spec.Image, "@") || checkRef(spec.Image) != nil {
+	usable := ok && !strings.Contains(spec.Image, "@") && checkRef(spec.Image) == nil
+	if _, known := r.images[spec.Image]; known || !usable {
 		return nil
 	}
 	image := record.Image{Ref: spec.Image, Digest: digest, At: time.Now().UTC().Round(0)}

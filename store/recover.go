@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 	"golang.org/x/sys/unix"
 )
 
@@ -242,7 +243,7 @@ func (s *Store) openFile() (*bbolt.DB, error) {
 			FreelistType: bbolt.FreelistMapType,
 			NoStatistics: true,
 		})
-		if errors.Is(err, bbolt.ErrTimeout) {
+		if errors.Is(err, berrors.ErrTimeout) {
 			return fmt.Errorf("%w: another program has %s open", ErrHeld, s.path())
 		}
 		// What does not come from the system comes from the content.
@@ -316,15 +317,16 @@ func (s *Store) scan(db *bbolt.DB) error {
 func damagedIndexes(tx *bbolt.Tx) []string {
 	var out []string
 	sites := tx.Bucket(bucketSites)
-	_ = sites.ForEachBucket(func(site []byte) error {
-		b := findBucket(tx, string(site), bucketHistory)
+	_ = sites.ForEachBucket(func(name []byte) error {
+		site := string(name)
+		b := findBucket(tx, site, bucketHistory)
 		if b == nil {
 			return nil
 		}
 		c := b.Cursor()
 		for k, v := c.First(); k != nil; k, v = c.Next() {
-			if !bytes.Equal(v, historySeal(location{string(site), bucketHistory, k})) {
-				out = append(out, string(site))
+			if !bytes.Equal(v, historySeal(location{site, bucketHistory, k})) {
+				out = append(out, site)
 				break
 			}
 		}
@@ -374,14 +376,15 @@ func eachRecord(tx *bbolt.Tx, fn func(l location, raw []byte) error) error {
 	if sites == nil {
 		return nil
 	}
-	return sites.ForEachBucket(func(site []byte) error {
+	return sites.ForEachBucket(func(k []byte) error {
+		site := string(k)
 		for _, name := range recordBuckets {
-			b := sites.Bucket(site).Bucket([]byte(name))
+			b := sites.Bucket(k).Bucket([]byte(name))
 			if b == nil {
 				continue
 			}
 			err := b.ForEach(func(k, raw []byte) error {
-				return fn(location{string(site), name, k}, raw)
+				return fn(location{site, name, k}, raw)
 			})
 			if err != nil {
 				return err

@@ -281,19 +281,20 @@ func (s *Store) setAsideSecrets(site string) error {
 func secretsIn(db *bbolt.DB) (map[string]map[string]string, error) {
 	out := map[string]map[string]string{}
 	err := db.View(func(tx *bbolt.Tx) error {
-		return eachRecord(tx, func(l location, raw []byte) error {
-			if l.bucket != bucketSecrets {
+		return tx.Bucket(bucketSites).ForEachBucket(func(site []byte) error {
+			b := findBucket(tx, string(site), bucketSecrets)
+			if b == nil {
 				return nil
 			}
-			var value string
-			if decode(l, raw, &value) != nil {
-				return nil // its turn comes with its reader
-			}
-			if out[l.site] == nil {
-				out[l.site] = map[string]string{}
-			}
-			out[l.site][string(l.key)] = value
-			return nil
+			out[string(site)] = map[string]string{}
+			return b.ForEach(func(k, raw []byte) error {
+				var value string
+				// One that cannot be read is put into quarantine by its reader.
+				if decode(location{string(site), bucketSecrets, k}, raw, &value) == nil {
+					out[string(site)][string(k)] = value
+				}
+				return nil
+			})
 		})
 	})
 	return out, err

@@ -18,7 +18,7 @@ import (
 )
 
 // inMemory mounts a file system of that size, on which a sync costs nothing.
-func inMemory(t *testing.T, size string) string {
+func inMemory(t testing.TB, size string) string {
 	t.Helper()
 	dir := t.TempDir()
 	if err := unix.Mount("tarima-store-test", dir, "tmpfs", 0, "size="+size); err != nil {

@@ -340,9 +340,9 @@ func list[T any](s *Store, site, bucket string) (map[string]T, error) {
 				var v T
 				if err := decode(l, raw, &v); err != nil {
 					bad = append(bad, trouble{location: l, err: err})
-					return nil
+				} else {
+					out[string(k)] = v
 				}
-				out[string(k)] = v
 				return nil
 			})
 		})

@@ -19,7 +19,10 @@ import (
 	"tarima/store"
 	"tarima/store/record"
 	"tarima/store/storetest"
+	"tarima/supervisor"
 )
+
+var _ supervisor.Store = (*store.Store)(nil)
 
 var (
 	range4 = netip.MustParsePrefix("10.213.0.0/24")

@@ -70,7 +70,7 @@ func inspectFile(path string) (m meta, err error) {
 	if err != nil {
 		return m, err
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
 		return m, err

@@ -28,8 +28,15 @@ var byteUnits = []struct {
 	name string
 	size Bytes
 }{
-	{"TiB", TiB}, {"TB", TB}, {"GiB", GiB}, {"GB", GB},
-	{"MiB", MiB}, {"MB", MB}, {"KiB", KiB}, {"kB", KB}, {"B", 1},
+	{"TiB", TiB},
+	{"TB", TB},
+	{"GiB", GiB},
+	{"GB", GB},
+	{"MiB", MiB},
+	{"MB", MB},
+	{"KiB", KiB},
+	{"kB", KB},
+	{"B", 1},
 }
 
 var errBytes = errors.New(`not a size: write a number and a unit, as in "600MB" or "1.5GiB"; units are kB, MB, GB, TB (powers of 1000) and KiB, MiB, GiB, TiB (powers of 1024)`)

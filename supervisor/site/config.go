@@ -49,6 +49,7 @@ const DefaultRelease = "ulmo"
 // TLSMode says where certificates come from.
 type TLSMode string
 
+// The modes.
 const (
 	TLSLocal TLSMode = "local" // an authority of this server's own
 	TLSACME  TLSMode = "acme"  // Let's Encrypt or another public authority

@@ -20,6 +20,7 @@ type Change struct {
 // Kind of a change.
 type Kind string
 
+// The kinds.
 const (
 	Added   Kind = "added"
 	Removed Kind = "removed"

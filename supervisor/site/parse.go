@@ -45,17 +45,25 @@ func Parse(name string, data []byte) (Config, error) {
 	d.table(root, reflect.ValueOf(&c).Elem(), nil)
 	normalise(&c)
 	found := append(d.problems, validate(&c, func(path []string) bool { return !d.failed(path) })...)
+	more := len(found) - mostProblems
+	found = found[:min(len(found), mostProblems)]
 	for i := range found {
 		locate(&found[i], name, data, root)
 	}
 	slices.SortStableFunc(found, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
 	})
+	if more > 0 {
+		found = append(found, Problem{File: name, What: fmt.Sprintf("and %d more; is this a site file?", more)})
+	}
 	if err := found.err(); err != nil {
 		return Config{}, err
 	}
 	return c, nil
 }
+
+// mostProblems bounds what is reported: nobody reads more.
+const mostProblems = 100
 
 // failed says whether the value at path, or a table around it, could not even
 // be decoded, so that a second complaint about it would only confuse.

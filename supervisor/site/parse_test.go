@@ -2,6 +2,7 @@ package site
 
 import (
 	"bytes"
+	"reflect"
 	"regexp"
 	"strings"
 	"testing"
@@ -9,28 +10,47 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestExampleParses reads the installed example as it is and with every
-// commented key switched on, so that it cannot teach a wrong key.
+// TestExampleParses reads the installed examples as they are and with every
+// commented key switched on, so that they cannot teach a wrong key. The
+// languages differ in their comments alone.
 func TestExampleParses(t *testing.T) {
-	c, err := Parse("example.toml", Example())
-	if err != nil {
-		t.Fatalf("example: %v", err)
+	commented := regexp.MustCompile(`(?m)^# ((?:"[a-z.]+"|[A-Za-z_0-9]+) = |\[)`)
+	var all []Config
+	for _, language := range []string{"en", "es_419", "fr"} {
+		text := Example(language)
+		c, err := Parse("example.toml", text)
+		if err != nil {
+			t.Fatalf("%s: %v", language, err)
+		}
+		want := Config{Site: Site{Host: "learn.example.org"}}
+		if diff := cmp.Diff(want, c, same); diff != "" {
+			t.Errorf("%s: the example asks for more than its host (-want +got):\n%s", language, diff)
+		}
+		full, err := Parse("example.toml", commented.ReplaceAll(text, []byte("$1")))
+		if err != nil {
+			t.Fatalf("%s with every key:\n%v", language, err)
+		}
+		if full.Mail.Port != 587 || full.Services["lms"].Memory != 1500*MB || *full.Services["scheduler"].Enabled {
+			t.Errorf("%s with every key: %+v", language, full)
+		}
+		all = append(all, full)
 	}
-	want := Config{Site: Site{Host: "learn.example.org"}}
-	if diff := cmp.Diff(want, c, same); diff != "" {
-		t.Errorf("the example asks for more than its host (-want +got):\n%s", diff)
+	if bytes.Equal(Example("en"), Example("es")) || !bytes.Equal(Example("en"), Example("fr")) {
+		t.Error("Spanish is a language of its own, others read English")
 	}
-
-	switchedOn := regexp.MustCompile(`(?m)^# ((?:"[a-z.]+"|[A-Za-z_0-9]+) = |\[)`).ReplaceAll(Example(), []byte("$1"))
-	if bytes.Equal(switchedOn, Example()) {
-		t.Fatal("no commented key found in the example")
+	if diff := cmp.Diff(all[0], all[1], same); diff != "" {
+		t.Errorf("English and Spanish differ in keys:\n%s", diff)
 	}
-	full, err := Parse("example.toml", switchedOn)
-	if err != nil {
-		t.Fatalf("example with every key:\n%v", err)
-	}
-	if full.Mail.Port != 587 || full.Services["lms"].Memory != 1500*MB || *full.Services["scheduler"].Enabled {
-		t.Errorf("example with every key: %+v", full)
+	// Each key of a table that the schema knows is named in the example.
+	for name, table := range map[string]any{
+		"site": Site{}, "proxy": Proxy{}, "network": Network{}, "engine": Engine{}, "images": Images{},
+		"size": Size{}, "mail": Mail{}, "service": Service{}, "settings": Settings{},
+	} {
+		for _, key := range fieldNames(reflect.TypeOf(table)) {
+			if !regexp.MustCompile(`(?m)^[# ]*(\[\w+\.)?` + key + `( =|:|\])`).Match(Example("en")) {
+				t.Errorf("the example does not tell of %s in %s", key, name)
+			}
+		}
 	}
 }
 

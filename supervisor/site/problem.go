@@ -3,6 +3,7 @@ package site
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -75,14 +76,24 @@ func problem(path []string, format string, args ...any) Problem {
 	return Problem{Key: joinKey(path), What: fmt.Sprintf(format, args...), path: slices.Clone(path)}
 }
 
-// joinKey writes a path as TOML would, quoting what needs it.
+// joinKey writes a path as TOML would, quoting what needs it, with the items
+// of lists as [0], [1] and so on.
 func joinKey(path []string) string {
-	parts := make([]string, len(path))
+	var b strings.Builder
 	for i, k := range path {
-		parts[i] = quoteKey(k)
+		if itemIndex.MatchString(k) {
+			b.WriteString(k)
+			continue
+		}
+		if i > 0 {
+			b.WriteByte('.')
+		}
+		b.WriteString(quoteKey(k))
 	}
-	return strings.Join(parts, ".")
+	return b.String()
 }
+
+var itemIndex = regexp.MustCompile(`^\[[0-9]+\]$`)
 
 func quoteKey(k string) string {
 	bare := k != "" && strings.IndexFunc(k, func(r rune) bool {

@@ -2,6 +2,8 @@ package site
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -333,11 +335,38 @@ func TestNearest(t *testing.T) {
 	}
 }
 
+// TestManyMistakes bounds the report of a file that is none.
+func TestManyMistakes(t *testing.T) {
+	var b strings.Builder
+	for i := range 3000 {
+		fmt.Fprintf(&b, "k%d = 1\n", i)
+	}
+	_, err := Parse("f", []byte(b.String()))
+	var all Problems
+	if !errors.As(err, &all) || len(all) != 101 || !strings.Contains(all[100].What, "and 2901 more") {
+		t.Errorf("%d problems", len(all))
+	}
+}
+
+// TestDeepNesting refuses what would use up the stack.
+func TestDeepNesting(t *testing.T) {
+	for name, text := range map[string]string{
+		"lists":  "[settings.lms]\nX = " + strings.Repeat("[", 1000) + strings.Repeat("]", 1000),
+		"tables": "[settings.lms]\nX = " + strings.Repeat("{a = ", 1000) + "1" + strings.Repeat("}", 1000),
+		"keys":   "[settings.lms]\nX." + strings.Repeat("a.", 1000) + "a = 1",
+		"header": "[settings.lms." + strings.Repeat("a.", 1000) + "a]",
+	} {
+		if _, err := Parse("f", []byte(withHost+text)); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // FuzzParse wants no panic, a place within the text for every problem, and
 // that a file which passes is written and read back the same.
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(full))
-	f.Add(Example())
+	f.Add(Example("en"))
 	f.Add([]byte(withHost + "[[services]]\nx = [[1], {a.b.c = 1}]\n"))
 	f.Add([]byte("a.b.c = 1\n[a.b.d]\n[[a.e]]\nx = {}\n[[a.e]]\n[a.e.f]\n"))
 	f.Add([]byte("\"\" = '''\nx'''\r\n"))

@@ -10,8 +10,9 @@ import (
 	"github.com/pelletier/go-toml/v2/unstable"
 )
 
-// maxFile bounds a site file; a real one has a few kilobytes.
-const maxFile = 1 << 20
+// maxFile bounds a site file; a real one has a few kilobytes. The library's
+// search for keys that are there twice takes the square of their number.
+const maxFile = 256 << 10
 
 // maxDepth bounds how deep tables and arrays nest, for the stack's sake.
 const maxDepth = 64
