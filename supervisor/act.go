@@ -22,6 +22,7 @@ const (
 	pullDeadline    = 3 * time.Hour
 	stopMargin      = 30 * time.Second // beyond the service's own patience
 	defaultPatience = 30 * time.Second
+	mostPatience    = time.Hour
 	retryBase       = time.Second
 	retryCap        = 2 * time.Minute
 )
@@ -195,16 +196,13 @@ func (s *Supervisor) start(svc *Service, step Step, now time.Time) {
 func (s *Supervisor) startFailed(svc *Service, ref string, err error) {
 	name, now := svc.Spec.Name, time.Now()
 	h := s.history[name]
-	before := s.cfg.Policy.Failing(h)
 	h.StartedAt = time.Time{} // it never ran, so nothing is forgotten for its quiet time
-	h = s.cfg.Policy.Failed(name, h, now, err.Error())
-	if d := retryWait(h.Failures); h.NextStart.Before(now.Add(d)) && h.Failures == 1 {
-		h.NextStart = now.Add(d) // an engine that refuses is not asked again at once
-	}
 	s.history[name] = h
-	s.tell(record.StartFailed, name, h.Why, now)
-	if !before && s.cfg.Policy.Failing(h) {
-		s.tell(record.Failing, name, fmt.Sprintf("it could not be started %d times in a row; last: %s", h.Failures, h.Why), now)
+	s.tell(record.StartFailed, name, err.Error(), now)
+	s.countFailure(name, now, err.Error())
+	if h = s.history[name]; h.Failures == 1 {
+		h.NextStart = now.Add(retryBase) // an engine that refuses is not asked again at once
+		s.history[name] = h
 	}
 	s.doubtImage(ref)
 	s.relist = now

@@ -96,11 +96,9 @@ func unhealthy(svc *Service, st container.Status, h Health, p Policy, depsSince 
 		if !h.Startup.Known || h.Startup.OK {
 			return false, time.Time{}, ""
 		}
-		// The start began with the container, not with the first question.
-		since, grace, why = st.Started, orDefault(svc.Probes.Startup.Grace, defaultStartupGrace), "did not finish starting: "+h.Startup.Why
-		if since.IsZero() {
-			since = h.Startup.Since
-		}
+		// From the first question, which comes with the start: the container's
+		// own time of start is of a wall clock that may be set meanwhile.
+		since, grace, why = h.Startup.Since, orDefault(svc.Probes.Startup.Grace, defaultStartupGrace), "did not finish starting: "+h.Startup.Why
 	case svc.Probes.Liveness != nil && h.Liveness.Known && !h.Liveness.OK:
 		since, grace, why = h.Liveness.Since, orDefault(svc.Probes.Liveness.Grace, defaultLivenessGrace), "gave no sign of life: "+h.Liveness.Why
 	default:

@@ -1,7 +1,9 @@
 package supervisor
 
 import (
+	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -222,5 +224,87 @@ func TestProcessThatEndsDuringItsStart(t *testing.T) {
 		r.engine.setAct("mysql-init", behaviour{exitsAtOnce: true})
 		r.engine.setAct("redis", behaviour{})
 		r.until(OverallReady, 10*time.Minute)
+	})
+}
+
+func TestBlockedOperationIsReportedAndTheLoopGoesOn(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		settled(r)
+		release := make(chan struct{})
+		r.engine.setAct("lms", behaviour{startBlocks: release})
+		r.engine.kill("lms")
+		fed := r.fed.Load()
+		pass(5 * time.Minute)
+		if n := r.fed.Load() - fed; n < 60 {
+			t.Errorf("the watchdog was fed %d times in 5 minutes", n)
+		}
+		if st := r.Status(); len(st.Trouble) != 1 || !strings.Contains(st.Trouble[0], "start of lms has not returned") {
+			t.Errorf("trouble: %q", st.Trouble)
+		}
+		r.engine.kill("cms") // everything else is kept as ever
+		pass(10 * time.Second)
+		if st := r.service("cms"); st.State != StateReady {
+			t.Errorf("Studio: %+v", st)
+		}
+		close(release)
+		r.engine.setAct("lms", behaviour{})
+		r.until(OverallReady, time.Minute)
+		if st := r.Status(); len(st.Trouble) != 0 {
+			t.Errorf("trouble: %q", st.Trouble)
+		}
+	})
+}
+
+func TestNothingStartsBeforeTheStoreIsRead(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.store.readErr = errors.New("input/output error")
+		r.boot()
+		err := r.Apply(t.Context(), demo(), record.Applied{Generation: 1})
+		if err == nil {
+			t.Error("an apply without the history succeeded")
+		}
+		pass(time.Minute)
+		if st := r.Status(); len(st.Trouble) != 1 || !strings.Contains(st.Trouble[0], "input/output error") {
+			t.Errorf("trouble: %q", st.Trouble)
+		}
+		r.store.mu.Lock()
+		r.store.readErr = nil
+		r.store.mu.Unlock()
+		r.mustApply(demo())
+		r.until(OverallReady, time.Minute)
+	})
+}
+
+func TestClockThatIsSetBackKeepsNobodyDown(t *testing.T) {
+	p := Policy{}.withDefaults()
+	now := time.Now()
+	h := History{Failures: 5}
+	for name, at := range map[string]time.Time{"told at once": now, "of a clock that is ahead": now.Add(time.Hour)} {
+		if got := p.Failed("x", h, at, "y").rebase(at, now); got.NextStart.Sub(now) > time.Minute {
+			t.Errorf("%s: the next start is in %s", name, got.NextStart.Sub(now))
+		}
+	}
+	if got := p.Failed("x", h, now.Add(-time.Hour), "y").rebase(now.Add(-time.Hour), now); got.NextStart.After(now) {
+		t.Error("an end of an hour ago still waits")
+	}
+}
+
+func TestRemovedServiceKeepsItsPatience(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		d := change(demo(), "lms-worker", func(s *Service) { s.Spec.StopTimeout = 5 * time.Minute; s.Spec.StopSignal = "SIGQUIT" })
+		r.boot()
+		r.mustApply(d)
+		r.until(OverallReady, time.Minute)
+		r.engine.setAct("lms-worker", behaviour{stopTakes: 4 * time.Minute})
+		d.Services = slices.DeleteFunc(slices.Clone(d.Services), func(s Service) bool { return s.Spec.Name == "lms-worker" })
+		r.mustApply(d)
+		pass(3 * time.Minute)
+		if _, runs := r.engine.running()["lms-worker"]; !runs {
+			t.Error("killed before its own patience was over")
+		}
+		pass(2 * time.Minute)
+		if _, runs := r.engine.running()["lms-worker"]; runs {
+			t.Error("never stopped")
+		}
 	})
 }

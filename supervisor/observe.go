@@ -168,8 +168,6 @@ func (s *Supervisor) failed(svc *Service, exit container.Exit, why string) {
 		at = time.Now()
 	}
 	h := s.history[name]
-	before := s.cfg.Policy.Failing(h)
-	h = s.cfg.Policy.Failed(name, h, at, why)
 	h.OOM = exit.OOM
 	code := exit.Code
 	h.ExitCode = &code
@@ -179,8 +177,17 @@ func (s *Supervisor) failed(svc *Service, exit container.Exit, why string) {
 		tailOf: svc.Spec.ID(),
 		then:   func(e record.Event) { s.keepTail(name, e.LogTail) },
 	})
+	s.countFailure(name, at, why)
+}
+
+// countFailure lets the policy decide when the service may start again, and
+// tells when its failures have become a crash loop.
+func (s *Supervisor) countFailure(name string, at time.Time, why string) {
+	before := s.cfg.Policy.Failing(s.history[name])
+	h := s.cfg.Policy.Failed(name, s.history[name], at, why).rebase(at, time.Now())
+	s.history[name] = h
 	if !before && s.cfg.Policy.Failing(h) {
-		s.tell(record.Failing, name, fmt.Sprintf("it ended %d times in a row and is tried again ever more slowly; last: %s", h.Failures, why), at)
+		s.tell(record.Failing, name, fmt.Sprintf("%d failures in a row; it is tried again ever more slowly; last: %s", h.Failures, why), at)
 	}
 }
 
@@ -299,7 +306,12 @@ func (s *Supervisor) keepPasts(pasts map[string]past) {
 		}
 		s.past[name] = p
 		if _, lived := s.history[name]; !lived {
-			s.history[name] = p.history
+			h := p.history
+			// A clock that was set back must not keep a service down.
+			if most := time.Now().Add(2 * s.cfg.Policy.Cap); h.NextStart.After(most) {
+				h.NextStart = most
+			}
+			s.history[name] = h
 		}
 	}
 }

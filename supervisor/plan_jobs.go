@@ -81,7 +81,8 @@ func (p *planner) job(name string, j *Job) {
 		return
 	}
 	w, ok := p.startable(name, j.Spec.Image, true)
-	if at := p.in.Policy.jobNext(j, r); p.in.Now.Before(at) {
+	// A result from the future is of a clock that was set back: no reason to wait.
+	if at := p.in.Policy.jobNext(j, r); p.in.Now.Before(at) && !r.Ended.After(p.in.Now) {
 		state := StateBackoff
 		if jobFailing(j, r) {
 			state = StateFailing

@@ -121,6 +121,14 @@ func (p Policy) Failed(name string, h History, at time.Time, why string) History
 	return h
 }
 
+// rebase ties the next start to now's monotonic clock: an end that was told
+// with the wall clock alone must not keep a service down when that clock is
+// set.
+func (h History) rebase(at, now time.Time) History {
+	h.NextStart = now.Add(h.NextStart.Sub(at) - max(now.Sub(at), 0))
+	return h
+}
+
 // Failing says whether the series of failures is a crash loop.
 func (p Policy) Failing(h History) bool { return h.Failures >= p.FailingAfter }
 

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"time"
 
@@ -12,12 +13,7 @@ import (
 // stop ends a container with its own signal and patience.
 func (s *Supervisor) stop(step Step, now time.Time) {
 	name := step.Name
-	signal, patience := "", defaultPatience
-	if s.site.services[name] != nil {
-		signal, patience = stopWords(s.site.services[name].Spec)
-	} else if s.site.jobs[name] != nil {
-		signal, patience = stopWords(s.site.jobs[name].Spec)
-	}
+	signal, patience := s.stopWords(name)
 	id := container.ID(s.cfg.Site, name)
 	// A job that is stopped for another's sake has no result: its container
 	// goes, and the record that it runs makes the next plan begin it again.
@@ -51,8 +47,18 @@ func (s *Supervisor) stop(step Step, now time.Time) {
 	})
 }
 
-func stopWords(spec container.Spec) (signal string, patience time.Duration) {
-	return spec.StopSignal, orDefault(spec.StopTimeout, defaultPatience)
+// stopWords are the signal and the patience with which name wants to be
+// stopped. What is no part of the site any more says so in a label.
+func (s *Supervisor) stopWords(name string) (signal string, patience time.Duration) {
+	var spec container.Spec
+	if svc := s.site.services[name]; svc != nil {
+		spec = svc.Spec
+	} else if j := s.site.jobs[name]; j != nil {
+		spec = j.Spec
+	} else if json.Unmarshal([]byte(s.observed[name].Labels[container.LabelSpec]), &spec) != nil {
+		spec = container.Spec{} // not of ours: the engine's own words, the usual patience
+	}
+	return spec.StopSignal, min(orDefault(spec.StopTimeout, defaultPatience), mostPatience)
 }
 
 // stopped takes in that a container has been stopped as the step asked.
@@ -77,9 +83,10 @@ func (s *Supervisor) stopped(step Step) {
 		}
 		s.late[name] = true
 	case step.Cause == CauseHealth:
-		h := s.cfg.Policy.Failed(name, s.history[name], now, step.Reason)
+		h := s.history[name]
 		h.ExitCode = code
 		s.history[name] = h
+		s.countFailure(name, now, step.Reason)
 		s.journal.add(entry{
 			event:  record.Event{At: now, Kind: record.ExitedEvent, Service: name, ExitCode: code, Reason: "stopped for its health: " + step.Reason},
 			tailOf: st.ID,
