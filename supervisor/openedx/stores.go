@@ -10,8 +10,7 @@ import (
 	"tarima/supervisor"
 )
 
-// Names of the services. redis-cache belongs to the site's redis as far as
-// the site file is concerned.
+// Names of the services.
 const (
 	lms        = "lms"
 	cms        = "cms"
