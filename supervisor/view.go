@@ -230,7 +230,7 @@ func pending(svc *Service, st container.Status) string {
 	}
 	was.Limits, is.Limits = container.Limits{}, container.Limits{}
 	was.Image, is.Image = "", "" // one of them may already name its digest
-	if hashOf(was) == hashOf(is) {
+	if hashOf(was) == hashOf(is) && st.Labels[container.LabelFiles] == svc.Spec.Labels[container.LabelFiles] {
 		return ""
 	}
 	return "this version of Tarima would start it with other details than the one that did"

@@ -366,6 +366,9 @@ func TestBuildRefuses(t *testing.T) {
 	}{
 		{"no host", func(in *Input) { in.Config.Site.Host = "" }, ErrConfig},
 		{"a host that ends a line", func(in *Input) { in.Config.Site.Host = "a.org\nrespond 200" }, ErrConfig},
+		{"a host that is too long", func(in *Input) {
+			in.Config.Site.Host = strings.Repeat(strings.Repeat("a", 60)+".", 2) + "org"
+		}, ErrConfig},
 		{"one name for two parts", func(in *Input) { in.Config.Site.Studio = in.Config.Site.Host }, ErrConfig},
 		{"no such release", func(in *Input) { in.Config.Site.Release = "../ulmo" }, ErrRelease},
 		{"too little memory", func(in *Input) { in.Config.Size.Memory = site.GiB }, ErrTooSmall},

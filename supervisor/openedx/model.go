@@ -55,8 +55,12 @@ func newModel(in Input, release Release) (*model, error) {
 		{"site.host", m.lmsHost}, {"site.studio", m.cmsHost}, {"site.apps", m.mfeHost}, {"site.search", m.searchHost},
 	} {
 		// Host names stand in files that do not quote, such as the Caddyfile.
-		if !hostName.MatchString(h.name) || len(h.name) > 253 {
+		if !hostName.MatchString(h.name) {
 			return nil, fmt.Errorf("%w: %s: %q is not a host name; was the file completed by its defaults?", ErrConfig, h.key, h.name)
+		}
+		// Rows of the table of sites hold 100 characters.
+		if len(h.name) > 100 {
+			return nil, fmt.Errorf("%w: %s: %s is longer than 100 characters, which Open edX cannot keep", ErrConfig, h.key, h.name)
 		}
 		if slices.Contains(seen, h.name) {
 			return nil, fmt.Errorf("%w: %s: %s is already the name of another part", ErrConfig, h.key, h.name)

@@ -304,6 +304,9 @@ func checkCommon(t *testing.T, l loaded, variant string) {
 	if got, want := l.Settings["EVENT_BUS_REDIS_CONNECTION_URL"], "redis://:"+secret(SecretRedis)+"@redis:6379/"; got != want {
 		t.Errorf("event bus at %v", got)
 	}
+	if inside, ok := caches["loc_cache"].(map[string]any); !ok || inside["LOCATION"] != "edx_location_mem_cache" {
+		t.Errorf("the platform's cache within a process: %v", caches["loc_cache"])
+	}
 	static := caches["staticfiles"].(map[string]any)
 	if static["LOCATION"] != "staticfiles_"+variant {
 		t.Errorf("staticfiles cache: %v", static)

@@ -44,7 +44,7 @@ func TestSizes(t *testing.T) {
 // TestSizesFit: for any host and any wish the limits fit, or the wish is
 // refused; and what follows from a limit fits into it.
 func TestSizesFit(t *testing.T) {
-	names := append(site.ServiceNames(), "redis-cache")
+	names := site.ServiceNames()
 	rapid.Check(t, func(t *rapid.T) {
 		memory := rapid.Int64Range(1, 1<<38).Draw(t, "memory")
 		cores := rapid.IntRange(1, 128).Draw(t, "cores")

@@ -10,8 +10,7 @@ import (
 	"tarima/supervisor"
 )
 
-// Names of the services. redis-cache belongs to the site's redis as far as
-// the site file is concerned.
+// Names of the services.
 const (
 	lms        = "lms"
 	cms        = "cms"
@@ -133,7 +132,8 @@ func (b *builder) redis(name string) supervisor.Service {
 		spec.StopTimeout = 10 * time.Second
 		spec.OOMScoreAdj = 100
 	}
-	spec.Mounts = []container.Mount{b.config(name, "/openedx/redis/config"), data}
+	// The image declares /data for a server that is told nothing else.
+	spec.Mounts = []container.Mount{b.config(name, "/openedx/redis/config"), data, tmpfs("/data", mib)}
 	spec.ReadOnlyRoot = true
 	password := filepath.Join(b.dirs.Config, name, "password")
 	ask := func(interval, grace time.Duration) *supervisor.Probe {

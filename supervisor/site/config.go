@@ -150,7 +150,7 @@ func (c *Config) Hosts() []string {
 func ServiceNames() []string {
 	return []string{
 		"lms", "cms", "lms-worker", "cms-worker", "scheduler",
-		"mysql", "mongodb", "redis", "meilisearch", "smtp", "mfe",
+		"mysql", "mongodb", "redis", "redis-cache", "meilisearch", "smtp", "mfe",
 	}
 }
 

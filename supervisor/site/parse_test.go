@@ -74,7 +74,7 @@ memory = "600"
 /etc/tarima/tarima.toml:1:2: site.host: is missing: the public name of the LMS, as in host = "learn.example.org"
 /etc/tarima/tarima.toml:2:1: site.hots: unknown key; allowed here: host, studio, apps, search, name, contact, language, languages, timezone, release; did you mean "host"?
 /etc/tarima/tarima.toml:3:8: site.name: is a whole number; a string in quotes is wanted
-/etc/tarima/tarima.toml:5:11: services.lsm: "lsm" is not known; allowed: "lms", "cms", "lms-worker", "cms-worker", "scheduler", "mysql", "mongodb", "redis", "meilisearch", "smtp" or "mfe"; did you mean "lms"?
+/etc/tarima/tarima.toml:5:11: services.lsm: "lsm" is not known; allowed: "lms", "cms", "lms-worker", "cms-worker", "scheduler", "mysql", "mongodb", "redis", "redis-cache", "meilisearch", "smtp" or "mfe"; did you mean "lms"?
 /etc/tarima/tarima.toml:6:10: services.lsm.memory: not a size: write a number and a unit, as in "600MB" or "1.5GiB"; units are kB, MB, GB, TB (powers of 1000) and KiB, MiB, GiB, TiB (powers of 1024)
 /etc/tarima/tarima.toml:8:2: servces: unknown key; allowed here: site, proxy, network, engine, images, size, mail, services, settings, mfe; did you mean "services"?`)
 	if diff := cmp.Diff(strings.Split(want, "\n"), strings.Split(err.Error(), "\n")); diff != "" {

@@ -103,6 +103,10 @@ ns.update(
     REGISTRATION_EXTRA_FIELDS={"country": "required", "honor_code": "required"},
     PROFILE_IMAGE_BACKEND={"class": "storage", "options": {"base_url": "/media/profile-images/", "location": "/edx"}},
     TEMPLATES=[{"DIRS": ["/platform/templates"]}],
+    CACHES={
+        "loc_cache": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "LOCATION": "edx_location_mem_cache"},
+        "default": {"BACKEND": "django.core.cache.backends.memcached.PyMemcacheCache", "LOCATION": ["localhost:11211"]},
+    },
     STATIC_ROOT="/openedx/staticfiles",
     ENABLE_DISCUSSION_SERVICE=True,
 )

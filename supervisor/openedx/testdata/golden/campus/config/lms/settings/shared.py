@@ -96,8 +96,15 @@ def apply(ns, site, variant):
         }
 
     caches = site["caches"]
+    # Caches within a process, such as loc_cache, stay as the platform has them.
+    inside = {
+        name: settings
+        for name, settings in ns.get("CACHES", {}).items()
+        if settings.get("BACKEND", "").endswith(".LocMemCache")
+    }
     ns["DJANGO_REDIS_IGNORE_EXCEPTIONS"] = True  # a cache that is away costs time, not pages
     ns["CACHES"] = {
+        **inside,
         "default": cache("default", caches, VERSION="1"),
         "general": cache("general", caches),
         "mongo_metadata_inheritance": cache("mongo_metadata_inheritance", caches, TIMEOUT=300),
