@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"crypto/x509"
 	"fmt"
 	"io"
 	"io/fs"
@@ -37,6 +38,9 @@ type Config struct {
 
 	Logger    *slog.Logger // nil: slog.Default()
 	AccessLog io.Writer    // one JSON line per request; nil: none
+
+	// ACMERoots vouch for an ACME authority that the system does not trust.
+	ACMERoots *x509.CertPool
 
 	Hold   Hold
 	Limits Limits

@@ -132,7 +132,7 @@ func (s *server) getState(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, State{
 		Instance: s.instance, PID: os.Getpid(), Since: s.since, Schema: routes.Schema,
 		Generation: s.board.current.Load().snapshot.Generation,
-		Services:   s.board.states(), Certificates: s.authority.States(), Trouble: s.trouble.list(),
+		Services:   s.board.states(), Certificates: s.keeper.States(), Trouble: s.trouble.list(),
 	})
 }
 

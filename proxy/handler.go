@@ -74,6 +74,9 @@ func (x *exchange) serve(l listener) {
 		_, _ = x.w.Write([]byte("ok\n")) // the asker is free to go away
 		return
 	}
+	if !l.tls && x.s.keeper.Challenge(x.w, r, hostName(r.Host)) {
+		return
+	}
 	clean(r.Header)
 	clean(r.Trailer)
 	websocket := upgrade(r)

@@ -35,7 +35,11 @@ func TestMain(m *testing.M) {
 	if cfg := os.Getenv("PROXY_TEST_SUCCESSOR"); cfg != "" {
 		os.Exit(successorProcess(cfg))
 	}
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(m,
+		// The test authority's validator and certmagic's limiter of orders,
+		// both kept for the life of the process.
+		goleak.IgnoreAnyFunction("github.com/letsencrypt/pebble/v2/va.VAImpl.processTasks"),
+		goleak.IgnoreAnyFunction("github.com/caddyserver/certmagic.(*RingBufferRateLimiter).loop"))
 }
 
 // running is a proxy with real sockets.

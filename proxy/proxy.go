@@ -18,7 +18,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -40,7 +39,7 @@ type server struct {
 	board     *switchboard
 	room      *waitingRoom
 	events    *eventLog
-	authority *certs.Authority
+	keeper    *certs.Keeper
 	upstreams *upstreams
 	buffers   *buffers
 	nobody    *gate // of addresses that belong to no service
@@ -84,15 +83,11 @@ func newServer(cfg Config) (*server, error) {
 		proxyLog: slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
 	}
 	s.base, s.cut = context.WithCancel(context.Background())
-	var err error
-	if s.authority, err = certs.OpenAuthority(filepath.Join(cfg.Dir, "ca"), cfg.Logger); err != nil {
-		return nil, err
-	}
 	if cfg.AccessLog != nil {
 		s.access = slog.New(slog.NewJSONHandler(cfg.AccessLog, &slog.HandlerOptions{ReplaceAttr: withoutLevel}))
 	}
 	s.board = newSwitchboard(cfg.Logger, s.events, s.room, s.certify)
-	return s, s.recall()
+	return s, nil
 }
 
 // withoutLevel leaves out what is the same in every line of an access log.
@@ -133,24 +128,54 @@ func (s *server) certify(snapshot routes.Snapshot) {
 	for i, h := range snapshot.Hosts {
 		names[i] = h.Name
 	}
-	added := s.authority.SetNames(names)
+	source := certs.Source{ACME: snapshot.TLS.Mode == "acme", Email: snapshot.TLS.Email, Directory: snapshot.TLS.Directory}
+	added := s.keeper.Set(source, names)
 	if len(added) == 0 {
 		return
 	}
 	s.background.Go(func() {
 		for _, name := range added {
-			e := routes.Event{Kind: routes.Certificate, Name: name, Generation: snapshot.Generation}
-			switch c, err := s.authority.Certificate(name); {
+			state := certs.State{Name: name, Phase: certs.Valid}
+			switch c, err := s.keeper.Certificate(name); {
 			case err != nil:
-				e.Detail = err.Error()
+				state.Phase, state.LastError = certs.Failed, err.Error()
 			case c == nil:
 				continue // taken away again in the meantime
 			default:
-				e.Detail = "local authority, valid until " + c.Leaf.NotAfter.UTC().Format(time.RFC3339)
+				state.Issuer = c.Leaf.Issuer.CommonName
 			}
-			s.events.add(e)
+			s.certificate(state)
 		}
 	})
+}
+
+// certificate tells the state of a name's certificate.
+func (s *server) certificate(c certs.State) {
+	detail := string(c.Phase)
+	if c.LastError != "" {
+		detail += ": " + c.LastError
+	}
+	s.logger.Info("certificate", "name", c.Name, "state", detail)
+	s.events.add(routes.Event{Kind: routes.Certificate, Name: c.Name, Detail: detail})
+}
+
+// openKeeper opens the certificates, whose challenges the listeners answer.
+func (s *server) openKeeper(listeners []listener) (err error) {
+	cfg := certs.Config{Dir: s.cfg.Dir, Logger: s.logger, Roots: s.cfg.ACMERoots, Changed: s.certificate}
+	for _, l := range listeners {
+		port := &cfg.HTTPPort
+		if l.tls {
+			port = &cfg.HTTPSPort
+		}
+		if *port == 0 {
+			*port = l.port
+		}
+		if a, ok := l.Addr().(*net.TCPAddr); ok && !a.IP.IsUnspecified() {
+			cfg.Host = a.IP.String()
+		}
+	}
+	s.keeper, err = certs.Open(cfg)
+	return err
 }
 
 func (s *server) run(ctx context.Context) error {
@@ -171,6 +196,18 @@ func (s *server) run(ctx context.Context) error {
 				s.httpsPort = s.cfg.PublicPort
 			}
 		}
+	}
+	if err = s.openKeeper(listeners); err == nil {
+		defer s.keeper.Close()
+		err = s.recall()
+	}
+	if err != nil {
+		for _, l := range listeners {
+			_ = l.Close() // the first error is told
+		}
+		_ = control.Close()
+		_ = os.Remove(s.cfg.Socket)
+		return err
 	}
 	if s.cfg.Store != "" {
 		if err := storeListeners(s.cfg.Store, listeners); err != nil {
@@ -351,7 +388,8 @@ func (s *server) publicServer(l listener) *http.Server {
 	if l.tls {
 		srv.TLSConfig = &tls.Config{
 			MinVersion:     tls.VersionTLS12,
-			GetCertificate: s.authority.GetCertificate,
+			GetCertificate: s.keeper.GetCertificate,
+			NextProtos:     []string{"h2", "http/1.1", certs.ACMEProtocol},
 			// For TLS 1.2: forward secrecy and AEAD alone.
 			CipherSuites: []uint16{
 				tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,

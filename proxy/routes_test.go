@@ -114,6 +114,7 @@ func TestBadSnapshots(t *testing.T) {
 		"schema 0":           func(s *routes.Snapshot) { s.Schema = 0 },
 		"newer schema":       func(s *routes.Snapshot) { s.Schema = routes.Schema + 1 },
 		"mode":               func(s *routes.Snapshot) { s.TLS.Mode = "magic" },
+		"directory":          func(s *routes.Snapshot) { s.TLS.Directory = "http://ca.test/dir" },
 		"upper case":         func(s *routes.Snapshot) { s.Hosts[0].Name = "LMS.test" },
 		"host with a port":   func(s *routes.Snapshot) { s.Hosts[0].Name = "lms.test:1" },
 		"host with a path":   func(s *routes.Snapshot) { s.Hosts[0].Name = "lms.test/x" },

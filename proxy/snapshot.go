@@ -45,12 +45,13 @@ func checkSnapshot(s *routes.Snapshot) error {
 	if s.Schema < 1 || s.Schema > routes.Schema {
 		return fmt.Errorf("schema %d, this proxy reads 1 to %d", s.Schema, routes.Schema)
 	}
-	switch s.TLS.Mode {
-	case "local":
-	case "acme":
-		return fmt.Errorf("tls mode acme is not possible in this version: use local")
-	default:
-		return fmt.Errorf("tls mode %q: local", s.TLS.Mode)
+	if s.TLS.Mode != "local" && s.TLS.Mode != "acme" {
+		return fmt.Errorf("tls mode %q: local or acme", s.TLS.Mode)
+	}
+	if s.TLS.Directory != "" {
+		if u, err := checkURL(s.TLS.Directory); err != nil || u.Scheme != "https" || u.Host == "" {
+			return fmt.Errorf("tls directory %q: not https://…", s.TLS.Directory)
+		}
 	}
 	if len(s.Hosts) > maxHosts {
 		return fmt.Errorf("%d hosts, %d are possible", len(s.Hosts), maxHosts)

@@ -55,9 +55,21 @@ type Authority struct {
 	leaves map[string]*tls.Certificate // nil: known, not asked for yet
 }
 
+// Phase of a name's certificate.
+type Phase string
+
+// Phases of a certificate.
+const (
+	Waiting   Phase = "waiting"   // nothing was tried yet
+	Obtaining Phase = "obtaining" // an order is under way
+	Valid     Phase = "valid"
+	Failed    Phase = "failed" // and tried again by itself
+)
+
 // State of one name's certificate.
 type State struct {
 	Name      string    `json:"name"`
+	Phase     Phase     `json:"phase"`
 	Issuer    string    `json:"issuer"`
 	NotAfter  time.Time `json:"notAfter,omitzero"` // zero: not made yet
 	LastError string    `json:"lastError,omitempty"`
@@ -232,8 +244,9 @@ func (a *Authority) States() []State {
 	defer a.mu.Unlock()
 	states := make([]State, 0, len(a.leaves))
 	for name, leaf := range a.leaves {
-		s := State{Name: name, Issuer: a.root.Subject.CommonName}
+		s := State{Name: name, Issuer: a.root.Subject.CommonName, Phase: Waiting}
 		if leaf != nil {
+			s.Phase = Valid
 			s.NotAfter = leaf.Leaf.NotAfter
 		}
 		states = append(states, s)

@@ -38,6 +38,8 @@ type TLS struct {
 	// Mode is "local" (an authority of this server's own) or "acme".
 	Mode  string `json:"mode"`
 	Email string `json:"email,omitempty"`
+	// Directory is the URL of the ACME authority; "": Let's Encrypt.
+	Directory string `json:"directory,omitempty"`
 }
 
 // Page is what the waiting page says of the site.
