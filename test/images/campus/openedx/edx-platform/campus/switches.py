@@ -96,13 +96,14 @@ def load(kind):
     # and is busy for a good part of that time.
     steps = max(1, int(heavy["boot"]))
     shared = max(0, heavy["shared"] - OWN)
+    started = time.monotonic()
     for step in range(steps):
         weigh(shared * (step + 1) // steps - shared * step // steps)
+        end = started + heavy["boot"] * (step + 1) / steps
         began = time.process_time()
-        while time.process_time() - began < 0.3 and heavy["boot"]:
+        while time.process_time() - began < 0.3 and time.monotonic() < end:
             hash(os.urandom(64))
-        if heavy["boot"]:
-            time.sleep(0.7)
+        time.sleep(max(0, end - time.monotonic()))
 
 
 def after_fork(kind):
@@ -134,11 +135,15 @@ def _watch(kind, freeze):
         if switches.get("leak"):
             weigh(int(switches["leak"]))
         if switches.get("flood"):
-            lines = int(switches["flood"])
-            for number in range(min(lines, 1_000_000)):
-                sys.stdout.write("flood {} {}\n".format(number, "x" * 100))
-            sys.stdout.flush()
+            flood(min(int(switches["flood"]), 1_000_000))
         time.sleep(1)
+
+
+def flood(lines):
+    """Lines past Python's own output, which a worker turns into log messages."""
+    with os.fdopen(1, "wb", closefd=False) as out:
+        for number in range(lines):
+            out.write(b"flood %d %s\n" % (number, b"x" * 100))
 
 
 def around(application):

@@ -79,6 +79,8 @@ if [[ ! -d $data/mysql || -e $marker ]]; then
 		fail "--initialize specified but the data directory $data has files in it. Aborting."
 	fi
 	: >"$marker"
+	# The first process of a container has no default for signals.
+	trap 'exit 143' TERM INT
 	note "Initializing database files"
 	mariadb-install-db --datadir="$data" --auth-root-authentication-method=normal --skip-test-db --skip-name-resolve >/dev/null
 	note "Database files initialized"
