@@ -5,10 +5,11 @@ package e2e
 import (
 	"bufio"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -56,11 +57,13 @@ func (w *world) wreck() {
 	for _, m := range mounts {
 		_ = syscall.Unmount(m, syscall.MNT_DETACH) // an inner one may have taken it along
 	}
-	// The namespace went with its mount; the host's end of the uplink goes with
-	// the namespace. The host's table and the cgroups are left by a kill.
-	cmd := exec.Command("sh", "-c", `for t in $(nft list tables inet 2>/dev/null | sed -n 's/^table inet \(tarima_[0-9a-f]*\)$/\1/p'); do nft delete table inet $t; done`)
-	_ = cmd.Run() // nft may not be installed; the next start takes over the table
-	removeCgroups()
+	// The namespaces went with their mounts, and the host's side of the network
+	// goes with the tests' own namespace. The cgroups are left by a kill.
+	all := w.cgroups()
+	slices.Reverse(all)
+	for _, dir := range all {
+		_ = os.Remove(dir) // one with a process in it stays
+	}
 }
 
 // processes of the world: the shims, by their executable below the root, and
@@ -129,10 +132,13 @@ func (w *world) mounts() []string {
 	return found
 }
 
-// cgroups of the world's site.
-func cgroups() []string {
+// cgroups of the world's containers: an engine whose root is not the usual one
+// names them after its root.
+func (w *world) cgroups() []string {
+	sum := sha256.Sum256([]byte(filepath.Join(w.root, "state", "engine")))
+	name := "tarima-" + hex.EncodeToString(sum[:4])
 	var found []string
-	for _, pattern := range []string{"/sys/fs/cgroup/tarima/default", "/sys/fs/cgroup/*/tarima/default"} {
+	for _, pattern := range []string{"/sys/fs/cgroup/" + name, "/sys/fs/cgroup/*/" + name} {
 		roots, err := filepath.Glob(pattern)
 		if err != nil {
 			continue
@@ -147,12 +153,4 @@ func cgroups() []string {
 		}
 	}
 	return found
-}
-
-func removeCgroups() {
-	all := cgroups()
-	slices.Reverse(all)
-	for _, dir := range all {
-		_ = os.Remove(dir) // one with a process in it stays
-	}
 }

@@ -65,6 +65,13 @@ func testMain(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "the end-to-end tests start containers: run them as root")
 		return 1
 	}
+	if os.Getenv(insideEnv) == "" {
+		return inside()
+	}
+	if err := loopbackUp(); err != nil {
+		fmt.Fprintln(os.Stderr, "loopback of the tests' network:", err)
+		return 1
+	}
 	seed := uint64(time.Now().UnixNano())
 	if text := os.Getenv("TARIMA_E2E_SEED"); text != "" {
 		var err error
