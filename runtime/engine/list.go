@@ -96,14 +96,11 @@ func (e *Engine) status(c containers.Container, process *tasktypes.Process) (con
 	}
 	switch {
 	case process == nil:
-		entry, err := readExit(e.exitFile(c.ID))
-		if err != nil || entry.Run != record.Run {
-			// The entry ends with the machine; a wrong one tells nothing.
-			status.State = container.Missing
-			status.Exit = &container.Exit{Code: -1, Unknown: true}
-			return status, nil
+		if entry, ok := e.journaled(c.ID, record.Run); ok {
+			status.State, status.Exit = container.Exited, entry.exit()
+		} else {
+			status.State, status.Exit = container.Missing, &container.Exit{Code: -1, Unknown: true}
 		}
-		status.State, status.Exit = container.Exited, entry.exit()
 	case process.Status == tasktypes.Status_CREATED:
 		status.State, status.PID, status.Started = container.Created, int(process.Pid), time.Time{}
 	case process.Status == tasktypes.Status_STOPPED:
@@ -122,14 +119,20 @@ func (entry exitEntry) exit() *container.Exit {
 // exitOf completes what containerd says of an exit with the journal, which
 // also knows of memory kills.
 func (e *Engine) exitOf(id, run string, code int, at time.Time) container.Exit {
-	entry, err := readExit(e.exitFile(id))
-	if err == nil && entry.Run == run {
+	if entry, ok := e.journaled(id, run); ok {
 		return *entry.exit()
 	}
+	return container.Exit{Code: code, At: at}
+}
+
+// journaled returns the entry of one run of a container. There is none after a
+// reboot.
+func (e *Engine) journaled(id, run string) (exitEntry, bool) {
+	entry, err := readExit(e.exitFile(id))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		e.log.Warn("an entry of the exit journal cannot be read", "container", id, "error", err)
 	}
-	return container.Exit{Code: code, At: at}
+	return entry, err == nil && entry.Run == run
 }
 
 // notFound turns containerd's answer for an unknown name into ErrNotFound.

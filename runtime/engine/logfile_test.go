@@ -151,11 +151,7 @@ func TestLogFollowAcrossRotation(t *testing.T) {
 }
 
 func TestLogOnAFullDisk(t *testing.T) {
-	dir, err := os.MkdirTemp("", "eng-full-*")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
+	dir := t.TempDir()
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=256k"); err != nil {
 		t.Fatalf("this test mounts a tmpfs: %v", err)
 	}
@@ -321,7 +317,7 @@ func FuzzLogReader(f *testing.F) {
 
 func TestLogOfAContainer(t *testing.T) {
 	e := newEngine(t)
-	spec := shell("lines", `printf 'no end'; head -c 100000 /dev/zero | tr '\0' z; echo; echo; printf '\377\n' >&2; printf last`)
+	spec := shell("lines", `printf 'no end'; head -c 100000 /dev/zero | tr '\0' z; printf '\n\n'; printf '\377\n' >&2; printf last`)
 	spec.Log = container.LogLimits{}
 	mustStart(t, e, spec)
 	waitState(t, e, spec.ID(), container.Exited)

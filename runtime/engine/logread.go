@@ -282,8 +282,11 @@ func (r *logReader) follow() error {
 	}
 	for i, name := range files {
 		info, err := os.Stat(name)
-		if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
 			return nil // it is being rotated; the next look finds it
+		}
+		if err != nil {
+			return err
 		}
 		if inodeOf(info) != r.inode {
 			continue

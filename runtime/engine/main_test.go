@@ -70,7 +70,7 @@ func testConfig(t testing.TB) Config {
 	if os.Getuid() != 0 {
 		t.Fatal("engine tests run containers: run them as root")
 	}
-	base, err := os.MkdirTemp("", "eng-*")
+	base, err := os.MkdirTemp("", "eng-*") //nolint:usetesting // see above
 	if err != nil {
 		t.Fatal(err)
 	}

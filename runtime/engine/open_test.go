@@ -3,7 +3,9 @@ package engine
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,8 +13,14 @@ import (
 	"strings"
 	"testing"
 
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/api/types/runc/options"
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/content"
+
+	"github.com/containerd/ttrpc"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"tarima/runtime/container"
 )
@@ -184,12 +192,11 @@ func TestShimBinarySurvivesAnUpgrade(t *testing.T) {
 func TestArchives(t *testing.T) {
 	e := newEngine(t)
 	good := testArchive(t)
-	digest := ""
 	images, err := e.LoadArchive(t.Context(), bytes.NewReader(good))
 	if err != nil {
 		t.Fatal(err)
 	}
-	digest = images[0].Digest
+	digest := images[0].Digest
 	if images[0].Size < 100_000 || !strings.HasPrefix(digest, "sha256:") {
 		t.Errorf("%+v", images[0])
 	}
@@ -210,7 +217,7 @@ func TestArchives(t *testing.T) {
 }
 
 // Nothing of a broken archive stays.
-func TestBrokenArchives(t *testing.T) {
+func TestBrokenArchivesLeaveNothing(t *testing.T) {
 	e, err := Open(t.Context(), testConfig(t))
 	if err != nil {
 		t.Fatal(err)
@@ -268,4 +275,54 @@ func TestShimRoleIsToldByName(t *testing.T) {
 	if err != nil || !strings.Contains(string(output), "Version") {
 		t.Errorf("as the shim it says %q, %v", output, err)
 	}
+}
+
+// A containerd before 2.3 starts the shim in another way.
+func TestShimUnderAnOlderContainerd(t *testing.T) {
+	cfg := testConfig(t)
+	e := openEngine(t, cfg)
+	bundle := filepath.Join(filepath.Dir(cfg.Root), "bundle")
+	if err := os.Mkdir(bundle, 0o711); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(bundle, "config.json"), []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	options, err := anypb.New(&options.Options{BinaryName: cfg.Runtime})
+	if err != nil {
+		t.Fatal(err)
+	}
+	options.TypeUrl = runcOptions // as containerd writes it, without a host
+	input, err := proto.Marshal(options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	command := exec.Command(e.shim, "-namespace", namespace, "-address", cfg.State+"/api", "-publish-binary", "/x", "-id", "old.protocol", "start")
+	command.Dir, command.Stdin = bundle, bytes.NewReader(input)
+	command.Env = append(os.Environ(), "TTRPC_ADDRESS="+cfg.State+"/events.ttrpc")
+	output, err := command.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, output)
+	}
+	var answer struct {
+		Version           int
+		Address, Protocol string
+	}
+	if err := json.Unmarshal(output, &answer); err != nil {
+		t.Fatalf("answer %q: %v", output, err)
+	}
+	if answer.Version != 3 || answer.Protocol != "ttrpc" || !strings.HasPrefix(answer.Address, "unix://") {
+		t.Errorf("answer %+v", answer)
+	}
+	connection, err := net.Dial("unix", strings.TrimPrefix(answer.Address, "unix://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := ttrpc.NewClient(connection)
+	defer client.Close()
+	ctx := e.contextFor(t.Context())
+	if _, err := taskapi.NewTTRPCTaskClient(client).Shutdown(ctx, &taskapi.ShutdownRequest{ID: "old.protocol"}); err != nil && !isGone(err) {
+		t.Errorf("ending the shim: %v", err)
+	}
+	assertNoShims(t, e)
 }

@@ -88,7 +88,7 @@ func TestConfinement(t *testing.T) {
 				"echo 1 2>/dev/null > /proc/sys/kernel/panic && echo may write sysctls",
 				"ip -o link | wc -l",
 				"cat /sys/class/net/lo/operstate",
-				"hostname; cat /etc/hostname",
+				"hostname; echo and $(cat /etc/hostname)",
 				"cat /proc/self/oom_score_adj",
 				"pwd; echo $FROM_IMAGE $BOTH $OF_SPEC",
 				"stat -f -c %t:%s /dev/shm",
@@ -104,7 +104,7 @@ func TestConfinement(t *testing.T) {
 			text := strings.Join(lines, "\n")
 			for _, want := range []string{
 				"CapEff:\t00000000000004eb", "CapBnd:\t00000000000004eb", "NoNewPrivs:\t1", "Seccomp:\t2",
-				"scratch is writable", "confined\nconfined", "\n321\n", "/srv\nyes spec yes",
+				"scratch is writable", "confined\nand confined", "\n321\n", "/srv\nyes spec yes",
 			} {
 				if !strings.Contains(text, want) {
 					t.Errorf("no %q in %q", want, text)

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -47,11 +48,20 @@ func RunAsShim() bool {
 		_ = os.Unsetenv(name)
 	}
 	logShim()
+	answered, err := speakOldProtocol()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, shimName+":", err)
+		os.Exit(1)
+	}
 	// The shim's own way of logging opens a FIFO that a daemon must read: when
 	// the daemon is killed in that moment, the shim stands there for ever, with
 	// a socket that takes connections and never answers.
 	withoutFifo := func(c *shim.Config) { c.NoSetupLogger = true }
 	shim.RunShim(context.Background(), shimManager{manager.NewShimManager("io.containerd.runc.v2")}, withoutFifo)
+	if err := answered(); err != nil {
+		fmt.Fprintln(os.Stderr, shimName+":", err)
+		os.Exit(1)
+	}
 	os.Exit(0)
 	return true
 }
