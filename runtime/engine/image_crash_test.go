@@ -71,7 +71,7 @@ func TestKillDuringPull(t *testing.T) {
 		return err == nil && done > size+1<<20 // the first layer and some of the second
 	})
 	remove()
-	s.Forget()
+	s.forget(t, digest)
 	e := openImageEngine(t, cfg)
 	if err := e.Collect(t.Context()); err != nil {
 		t.Fatal(err)

@@ -20,16 +20,18 @@ import (
 // progress, when not nil, is called from one goroutine at a time and must not
 // block. Errors: ErrImageRef, ErrImageNotFound, ErrUnauthorized,
 // ErrCredentials, ErrRateLimited, ErrRegistry, ErrNoSpace, ErrCorruptImage,
-// ErrPlatform, and those of ctx.
+// ErrPlatform, ErrClosed, and those of ctx.
 func (e *Engine) Pull(ctx context.Context, ref, pinned string, progress func(container.Progress)) (container.Image, error) {
-	return e.images.pull(e.contextFor(ctx), ref, pinned, progress)
+	return through(e.contextFor(ctx), &e.images.work, func(ctx context.Context) (container.Image, error) {
+		return e.images.pull(ctx, ref, pinned, progress)
+	})
 }
 
 // Images returns the images that are here, sorted by reference: one for each
 // tag, and one by digest for each image whose tag has moved on. Size is that of
 // the compressed content for this machine.
 func (e *Engine) Images(ctx context.Context) ([]container.Image, error) {
-	return e.images.list(e.contextFor(ctx))
+	return through(e.contextFor(ctx), &e.images.work, e.images.list)
 }
 
 // Keep holds images, named by references or digests, under a lease, so that
@@ -39,13 +41,19 @@ func (e *Engine) Images(ctx context.Context) ([]container.Image, error) {
 // other characters than letters, digits, dot, dash and underscore is an
 // ErrLeaseName.
 func (e *Engine) Keep(ctx context.Context, lease string, refs ...string) error {
-	return e.images.keep(e.contextFor(ctx), lease, refs...)
+	_, err := through(e.contextFor(ctx), &e.images.work, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, e.images.keep(ctx, lease, refs...)
+	})
+	return err
 }
 
 // Release gives a lease up; what only it held goes with the next Prune. It is
 // no error when there is no such lease.
 func (e *Engine) Release(ctx context.Context, lease string) error {
-	return e.images.release(e.contextFor(ctx), lease)
+	_, err := through(e.contextFor(ctx), &e.images.work, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, e.images.release(ctx, lease)
+	})
+	return err
 }
 
 // Prune removes every image that no container was made from, no lease holds and
@@ -54,7 +62,9 @@ func (e *Engine) Release(ctx context.Context, lease string) error {
 // belongs there, or an image that was pulled and not yet started would go.
 // Content of interrupted pulls goes too, of pulls under way nothing.
 func (e *Engine) Prune(ctx context.Context, pins ...string) (int64, error) {
-	return e.images.prune(e.contextFor(ctx), pins...)
+	return through(e.contextFor(ctx), &e.images.work, func(ctx context.Context) (int64, error) {
+		return e.images.prune(ctx, pins...)
+	})
 }
 
 // names are those that are locked or waited for.

@@ -156,6 +156,20 @@ func (s *source) blobRequests(digest string) (list []registry.Request) {
 	return list
 }
 
+// forget empties the registry's list when the one request for the layer that a
+// client broke off is in it: the registry notices a moment later.
+func (s *source) forget(t *testing.T, digest string) {
+	t.Helper()
+	deadline := time.Now().Add(time.Minute)
+	for len(s.blobRequests(digest)) == 0 {
+		if time.Now().After(deadline) {
+			t.Fatal("the registry never noticed that its client has left")
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+	s.Forget()
+}
+
 func digestOf(t *testing.T, image interface{ Digest() (v1.Hash, error) }) string {
 	t.Helper()
 	digest, err := image.Digest()

@@ -32,6 +32,7 @@ type imageCache struct {
 	transport http.RoundTripper
 	logger    *slog.Logger
 	pulls     *keyedLock
+	work      gate
 }
 
 // newImageCache takes its settings with their defaults filled in.
@@ -42,8 +43,10 @@ func newImageCache(client *containerd.Client, cfg ImagesConfig, root string, log
 	}
 }
 
-// close drops idle connections to registries.
+// close ends what is under way, waits for it, and drops idle connections to
+// registries. Interrupted pulls go on at the next start.
 func (c *imageCache) close() {
+	c.work.close()
 	if t, ok := c.transport.(*http.Transport); ok {
 		t.CloseIdleConnections()
 	}

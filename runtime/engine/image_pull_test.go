@@ -368,13 +368,57 @@ func TestCancelAndResume(t *testing.T) {
 	if err := e.Collect(t.Context()); err != nil { // must not take what came
 		t.Fatal(err)
 	}
-	s.Forget()
+	s.forget(t, digest)
 	pullImage(t, e, s.host+"/library/app:1", "")
 	requests := s.blobRequests(digest)
 	if len(requests) != 1 || requests[0].Range == "" || requests[0].Bytes >= size {
 		t.Errorf("second pull asked %+v, want the rest of %d bytes", requests, size)
 	}
 	wantNoLeftovers(t, e)
+}
+
+// Close ends a pull, and the next engine goes on with it.
+func TestCloseDuringPull(t *testing.T) {
+	s := newSource(t)
+	image := s.add(t, "library/app:1", 4<<20, 1)
+	digest, size := layerOf(t, image, 0)
+	remove := s.Inject(&registry.Fault{Digest: digest, StallAfter: 3 << 20})
+	cfg := imageConfig(t, nil)
+	e, err := engine.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	came, pulled := make(chan struct{}), make(chan error, 1)
+	var once sync.Once
+	go func() {
+		_, err := e.Pull(t.Context(), s.host+"/library/app:1", "", func(p container.Progress) {
+			if p.Phase == "downloading" && p.Done > 1<<19 {
+				once.Do(func() { close(came) })
+			}
+		})
+		pulled <- err
+	}()
+	select {
+	case <-came:
+	case err := <-pulled:
+		t.Fatalf("the pull ended before it was closed: %v", err)
+	}
+	if err := e.Close(); err != nil {
+		t.Errorf("close: %v", err)
+	}
+	if err := <-pulled; !errors.Is(err, engine.ErrClosed) {
+		t.Errorf("the pull ended with %v, want ErrClosed", err)
+	}
+	if _, err := e.Pull(t.Context(), s.host+"/library/app:1", "", nil); !errors.Is(err, engine.ErrClosed) {
+		t.Errorf("a pull after Close gives %v, want ErrClosed", err)
+	}
+	remove()
+	s.forget(t, digest)
+	e = openImageEngine(t, cfg)
+	pullImage(t, e, s.host+"/library/app:1", "")
+	if requests := s.blobRequests(digest); len(requests) != 1 || requests[0].Bytes >= size {
+		t.Errorf("the next engine asked %+v, want the rest of %d bytes", requests, size)
+	}
 }
 
 func TestConcurrentPulls(t *testing.T) {
