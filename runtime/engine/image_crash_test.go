@@ -30,7 +30,7 @@ import (
 const childPull = "TARIMA_TEST_CHILD_PULL"
 
 type childOrder struct {
-	Root, State, Runtime, Ref string
+	Root, State, Runtime, Socket, Ref string
 }
 
 func init() {
@@ -45,7 +45,7 @@ func init() {
 	}
 	ctx := context.Background()
 	e, err := engine.Open(ctx, engine.Config{
-		Root: order.Root, State: order.State, Runtime: order.Runtime, Logger: discard,
+		Root: order.Root, State: order.State, Runtime: order.Runtime, Socket: order.Socket, Logger: discard,
 		Images: engine.ImagesConfig{Reserve: -1},
 	})
 	if err == nil {
@@ -62,7 +62,7 @@ func TestKillDuringPull(t *testing.T) {
 	image := s.add(t, "library/app:1", 4<<20, 2)
 	digest, size := layerOf(t, image, 1)
 	remove := s.Inject(&registry.Fault{Digest: digest, StallAfter: 3 << 20})
-	cfg := imageConfig(t, nil)
+	cfg := eitherConfig(t)
 	ref := s.host + "/library/app:1"
 
 	killDuringPull(t, cfg, ref, func(line string) bool {
@@ -93,7 +93,7 @@ func TestKillDuringPull(t *testing.T) {
 func TestKillDuringUnpack(t *testing.T) {
 	s := newSource(t)
 	s.add(t, "library/app:1", 16<<20, 3)
-	cfg := imageConfig(t, nil)
+	cfg := eitherConfig(t)
 	ref := s.host + "/library/app:1"
 	killDuringPull(t, cfg, ref, func(line string) bool {
 		var done int64
@@ -114,7 +114,7 @@ func TestKillDuringUnpack(t *testing.T) {
 // progress that reached takes for the moment.
 func killDuringPull(t *testing.T, cfg engine.Config, ref string, reached func(line string) bool) {
 	t.Helper()
-	order, err := json.Marshal(childOrder{cfg.Root, cfg.State, cfg.Runtime, ref})
+	order, err := json.Marshal(childOrder{cfg.Root, cfg.State, cfg.Runtime, cfg.Socket, ref})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,13 +181,13 @@ func tmpfs(t *testing.T, bytes int) string {
 func smallDisk(t *testing.T, bytes int, change func(*engine.Config)) (e *engine.Engine, root string) {
 	t.Helper()
 	root = filepath.Join(tmpfs(t, bytes), "root")
-	e = imageEngine(t, func(c *engine.Config) {
+	cfg := imageConfig(t, func(c *engine.Config) {
 		c.Root = root
 		if change != nil {
 			change(c)
 		}
 	})
-	return e, root
+	return openImageEngine(t, cfg), root
 }
 
 func TestFullDisk(t *testing.T) {

@@ -23,7 +23,9 @@ import (
 // time with waiting.
 func imageEngine(t *testing.T, change func(*engine.Config)) *engine.Engine {
 	t.Helper()
-	return openImageEngine(t, imageConfig(t, change))
+	cfg := imageConfig(t, change)
+	engine.UseExternal(t, &cfg)
+	return openImageEngine(t, cfg)
 }
 
 func openImageEngine(t *testing.T, cfg engine.Config) *engine.Engine {
@@ -60,6 +62,15 @@ func imageConfig(t *testing.T, change func(*engine.Config)) engine.Config {
 	if change != nil {
 		change(&cfg)
 	}
+	return cfg
+}
+
+// eitherConfig is imageConfig for an external containerd when the tests are to
+// use one.
+func eitherConfig(t *testing.T) engine.Config {
+	t.Helper()
+	cfg := imageConfig(t, nil)
+	engine.UseExternal(t, &cfg)
 	return cfg
 }
 

@@ -101,7 +101,7 @@ func TestKeepReleasePrune(t *testing.T) {
 func TestKeepSurvivesRestart(t *testing.T) {
 	s := newSource(t)
 	digest := digestOf(t, s.add(t, "library/app:1", 1<<16, 1))
-	cfg := imageConfig(t, nil)
+	cfg := eitherConfig(t)
 	e, err := engine.Open(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -218,7 +218,7 @@ func TestArchiveAndLeases(t *testing.T) {
 
 // A broken or foreign archive is an error and leaves nothing, and the image that
 // was here under the name stays.
-func TestBrokenArchives(t *testing.T) {
+func TestBrokenArchivesLeaveNothing(t *testing.T) {
 	image, err := registry.Random(1<<18, 2, goarch)
 	if err != nil {
 		t.Fatal(err)
@@ -318,7 +318,7 @@ func TestDamagedContent(t *testing.T) {
 			},
 		} {
 			t.Run(what+" "+how, func(t *testing.T) {
-				cfg := imageConfig(t, nil)
+				cfg := eitherConfig(t)
 				e := openImageEngine(t, cfg)
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()

@@ -118,6 +118,7 @@ func (c *imageCache) prune(ctx context.Context, pins ...string) (int64, error) {
 			needed[record.Target.Digest] = true
 		}
 	}
+	// Asked for after the list, so that no record in it is of a pull unknown here.
 	pulling := c.pulls.names()
 	for _, record := range records {
 		if needed[record.Target.Digest] || slices.Contains(pulling, record.Name) {
@@ -130,7 +131,7 @@ func (c *imageCache) prune(ctx context.Context, pins ...string) (int64, error) {
 			return 0, fmt.Errorf("remove image %s: %w", record.Name, err)
 		}
 	}
-	if err := c.dropInterrupted(ctx, pulling); err != nil {
+	if err := c.dropInterrupted(ctx); err != nil {
 		return 0, err
 	}
 	if err := c.collect(ctx); err != nil {
@@ -141,12 +142,14 @@ func (c *imageCache) prune(ctx context.Context, pins ...string) (int64, error) {
 }
 
 // dropInterrupted gives up the leases of pulls that are not under way.
-func (c *imageCache) dropInterrupted(ctx context.Context, pulling []string) error {
+func (c *imageCache) dropInterrupted(ctx context.Context) error {
 	manager := c.client.LeasesService()
 	all, err := manager.List(ctx)
 	if err != nil {
 		return fmt.Errorf("list leases: %w", err)
 	}
+	// Asked for after the list: a pull that begins now has no lease in it.
+	pulling := c.pulls.names()
 	for _, lease := range all {
 		if !strings.HasPrefix(lease.ID, pullLeasePrefix) || slices.Contains(pulling, lease.Labels[leaseLabel]) {
 			continue

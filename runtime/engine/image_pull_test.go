@@ -383,7 +383,7 @@ func TestCloseDuringPull(t *testing.T) {
 	image := s.add(t, "library/app:1", 4<<20, 1)
 	digest, size := layerOf(t, image, 0)
 	remove := s.Inject(&registry.Fault{Digest: digest, StallAfter: 3 << 20})
-	cfg := imageConfig(t, nil)
+	cfg := eitherConfig(t)
 	e, err := engine.Open(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -145,7 +145,9 @@ func openEngine(t testing.TB, cfg Config) *Engine {
 
 func newEngine(t testing.TB) *Engine {
 	t.Helper()
-	return openEngine(t, testConfig(t))
+	cfg := testConfig(t)
+	UseExternal(t, &cfg)
+	return openEngine(t, cfg)
 }
 
 // emptyEngine removes every container of every site.
