@@ -1,6 +1,7 @@
 package store
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -92,5 +93,64 @@ func alter(r *rand.Rand, tx *bbolt.Tx) error {
 			value[i] = byte(r.Uint32())
 		}
 		return b.Put(key, value)
+	}
+}
+
+// TestMissingElementsAreNoticed makes the count of each page in use smaller and
+// wants the file refused: what it leaves out would be gone without a trace.
+func TestMissingElementsAreNoticed(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "sound.db")
+	db, err := bbolt.Open(path, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := rand.New(rand.NewPCG(1, 1))
+	for range 20 {
+		err := db.Update(func(tx *bbolt.Tx) error {
+			for range 50 {
+				if err := alter(r, tx); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := verify(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	used := verifier{data: data, meta: m, seen: make([]bool, m.pages)}
+	if err := used.tree(m.root, nil, nil, 0); err != nil {
+		t.Fatal(err)
+	}
+	tried := 0
+	for id := 2; id < int(m.pages); id++ {
+		page := data[id*m.pageSize:]
+		count := binary.NativeEndian.Uint16(page[10:])
+		// A page in use that is not what another one runs over into.
+		if !used.seen[id] || binary.NativeEndian.Uint64(page) != uint64(id) || count == 0 {
+			continue
+		}
+		for _, fewer := range []uint16{0, count - 1} {
+			binary.NativeEndian.PutUint16(page[10:], fewer)
+			if _, err := verify(data); err == nil {
+				t.Errorf("page %d with %d of %d elements passes", id, fewer, count)
+			}
+			tried++
+		}
+		binary.NativeEndian.PutUint16(page[10:], count)
+	}
+	if tried < 50 {
+		t.Errorf("only %d changes were tried", tried)
 	}
 }
