@@ -23,8 +23,12 @@ const (
 	stopMargin      = 30 * time.Second // beyond the service's own patience
 	defaultPatience = 30 * time.Second
 	mostPatience    = time.Hour
-	retryBase       = time.Second
-	retryCap        = 2 * time.Minute
+	// hungPatience bounds the wait for a service that gives no sign of life:
+	// it will hardly hear the signal, and visitors wait meanwhile. A database
+	// keeps its own patience.
+	hungPatience = 10 * time.Second
+	retryBase    = time.Second
+	retryCap     = 2 * time.Minute
 )
 
 // begin runs an operation on a goroutine of its own. run works without the

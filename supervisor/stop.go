@@ -20,6 +20,9 @@ func (s *Supervisor) stop(step Step, now time.Time) {
 	interrupted := s.site.jobs[name] != nil && step.Cause != CauseTimeout
 	if step.Cause == CauseHealth {
 		s.healthRestarts = append(s.healthRestarts, now)
+		if !s.site.services[name].Database {
+			patience = min(patience, hungPatience)
+		}
 		h := s.history[name]
 		h.HealthAt = now
 		s.history[name] = h

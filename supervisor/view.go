@@ -24,7 +24,7 @@ const (
 )
 
 // state says how a service is, why, and when it goes on by itself.
-func (s *Supervisor) state(name string, svc *Service, now time.Time) (State, string, time.Time) {
+func (s *Supervisor) state(name string, svc *Service) (State, string, time.Time) {
 	st := s.observed[name]
 	if op, busy := s.inFlight[name]; busy {
 		switch op.Action {
@@ -40,7 +40,7 @@ func (s *Supervisor) state(name string, svc *Service, now time.Time) (State, str
 	}
 	if st.State == container.Running {
 		h := s.health[name]
-		ok, _, why, _ := readiness(svc, st, h, now)
+		ok, _, why := readiness(svc, st, h)
 		held := s.decision.Suppressed[name]
 		switch {
 		case ok && held != "":
@@ -70,7 +70,7 @@ func (s *Supervisor) state(name string, svc *Service, now time.Time) (State, str
 func (s *Supervisor) publish(now time.Time) {
 	if s.site != nil {
 		for name, svc := range s.site.services {
-			state, _, _ := s.state(name, svc, now)
+			state, _, _ := s.state(name, svc)
 			if old, ok := s.since[name]; !ok || old.state != state {
 				s.since[name] = stateSince{state: state, at: now}
 			}
@@ -182,7 +182,7 @@ func (s *Supervisor) Status() SiteStatus {
 func (s *Supervisor) serviceStatus(svc *Service, now time.Time) ServiceStatus {
 	name := svc.Spec.Name
 	st, h := s.observed[name], s.history[name]
-	state, why, next := s.state(name, svc, now)
+	state, why, next := s.state(name, svc)
 	use := s.usage.byName[name]
 	out := ServiceStatus{
 		Name: name, State: state, Since: now, Restarts: h.Restarts,
