@@ -36,9 +36,11 @@ const (
 // is a service or job that is in flight until then.
 func (s *Supervisor) begin(key string, op Operation, track bool, run func(context.Context) func()) {
 	op.Started = time.Now()
+	flight := s.background
 	if track {
-		s.inFlight[key] = op
+		flight = s.inFlight
 	}
+	flight[key] = op
 	parent := s.ctx
 	s.ops.Go(func() {
 		ctx, cancel := context.WithDeadline(parent, op.Deadline)
@@ -46,10 +48,8 @@ func (s *Supervisor) begin(key string, op Operation, track bool, run func(contex
 		done := run(ctx)
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if track {
-			delete(s.inFlight, key)
-			delete(s.overdue, key)
-		}
+		delete(flight, key)
+		delete(s.overdue, key)
 		done()
 		s.wake()
 	})
@@ -58,14 +58,16 @@ func (s *Supervisor) begin(key string, op Operation, track bool, run func(contex
 // watchOperations reports operations that have not returned by their deadline.
 func (s *Supervisor) watchOperations(now time.Time) time.Time {
 	var next time.Time
-	for name, op := range s.inFlight {
-		if now.Before(op.Deadline) {
-			next = soonest(next, op.Deadline)
-			continue
-		}
-		if _, told := s.overdue[name]; !told {
-			s.overdue[name] = fmt.Sprintf("%s of %s has not returned for %s", op.Action, name, now.Sub(op.Started).Round(time.Second))
-			s.tell(record.Trouble, name, s.overdue[name], now)
+	for _, flight := range []map[string]Operation{s.inFlight, s.background} {
+		for name, op := range flight {
+			if now.Before(op.Deadline) {
+				next = soonest(next, op.Deadline)
+				continue
+			}
+			if _, told := s.overdue[name]; !told {
+				s.overdue[name] = fmt.Sprintf("%s of %s has not returned for %s", op.Action, name, now.Sub(op.Started).Round(time.Second))
+				s.tell(record.Trouble, "", s.overdue[name], now)
+			}
 		}
 	}
 	return next

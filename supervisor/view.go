@@ -106,13 +106,13 @@ func (s *Supervisor) judge() Overall {
 		}
 		wanted++
 		switch {
-		case state == StateReady:
+		case state == StateReady && s.current(svc):
 			ready++
+		case state == StateReady: // its replacement is still to come
 		case state == StateFailing, state == StateUnready, state == StateBackoff, s.history[name].Failures > 0:
 			disturbed = true
-		case state == StatePulling && s.images[svc.Spec.Image].Failures > 1:
-			disturbed = true
 		}
+		disturbed = disturbed || s.images[svc.Spec.Image].Failures > 1
 	}
 	done := true
 	for name, j := range s.site.jobs {
@@ -131,6 +131,12 @@ func (s *Supervisor) judge() Overall {
 	return OverallStarting
 }
 
+// current says whether the running container is what is desired now.
+func (s *Supervisor) current(svc *Service) bool {
+	p := planner{in: Input{Observed: s.observed, Intents: s.intents}}
+	return p.current(svc)
+}
+
 // deploying says whether a planned stop or start is under way.
 func (s *Supervisor) deploying() bool {
 	if len(s.drains) > 0 {
@@ -141,8 +147,9 @@ func (s *Supervisor) deploying() bool {
 			return true
 		}
 	}
-	for name := range s.site.services {
-		if s.since[name].state == StateStarting && s.history[name].Failures == 0 {
+	for name, svc := range s.site.services {
+		state := s.since[name].state
+		if state == StateStarting && s.history[name].Failures == 0 || state == StateReady && !s.current(svc) {
 			return true
 		}
 	}
