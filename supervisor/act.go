@@ -23,8 +23,12 @@ const (
 	stopMargin      = 30 * time.Second // beyond the service's own patience
 	defaultPatience = 30 * time.Second
 	mostPatience    = time.Hour
-	retryBase       = time.Second
-	retryCap        = 2 * time.Minute
+	// hungPatience bounds the wait for a service that gives no sign of life:
+	// it will hardly hear the signal, and visitors wait meanwhile. A database
+	// keeps its own patience.
+	hungPatience = 10 * time.Second
+	retryBase    = time.Second
+	retryCap     = 2 * time.Minute
 )
 
 // begin runs an operation on a goroutine of its own. run works without the
@@ -32,9 +36,11 @@ const (
 // is a service or job that is in flight until then.
 func (s *Supervisor) begin(key string, op Operation, track bool, run func(context.Context) func()) {
 	op.Started = time.Now()
+	flight := s.background
 	if track {
-		s.inFlight[key] = op
+		flight = s.inFlight
 	}
+	flight[key] = op
 	parent := s.ctx
 	s.ops.Go(func() {
 		ctx, cancel := context.WithDeadline(parent, op.Deadline)
@@ -42,10 +48,8 @@ func (s *Supervisor) begin(key string, op Operation, track bool, run func(contex
 		done := run(ctx)
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if track {
-			delete(s.inFlight, key)
-			delete(s.overdue, key)
-		}
+		delete(flight, key)
+		delete(s.overdue, key)
 		done()
 		s.wake()
 	})
@@ -54,14 +58,16 @@ func (s *Supervisor) begin(key string, op Operation, track bool, run func(contex
 // watchOperations reports operations that have not returned by their deadline.
 func (s *Supervisor) watchOperations(now time.Time) time.Time {
 	var next time.Time
-	for name, op := range s.inFlight {
-		if now.Before(op.Deadline) {
-			next = soonest(next, op.Deadline)
-			continue
-		}
-		if _, told := s.overdue[name]; !told {
-			s.overdue[name] = fmt.Sprintf("%s of %s has not returned for %s", op.Action, name, now.Sub(op.Started).Round(time.Second))
-			s.tell(record.Trouble, name, s.overdue[name], now)
+	for _, flight := range []map[string]Operation{s.inFlight, s.background} {
+		for name, op := range flight {
+			if now.Before(op.Deadline) {
+				next = soonest(next, op.Deadline)
+				continue
+			}
+			if _, told := s.overdue[name]; !told {
+				s.overdue[name] = fmt.Sprintf("%s of %s has not returned for %s", op.Action, name, now.Sub(op.Started).Round(time.Second))
+				s.tell(record.Trouble, "", s.overdue[name], now)
+			}
 		}
 	}
 	return next

@@ -54,6 +54,7 @@ func (s *Supervisor) Apply(ctx context.Context, d Desired, a record.Applied) err
 	defer s.mu.Unlock()
 	s.keepPasts(pasts)
 	s.take(p, a)
+	s.publish(time.Now()) // whoever waits for the site to be ready waits for this one
 	s.wake()
 	return nil
 }

@@ -529,3 +529,47 @@ func TestPrepareFillsSpecs(t *testing.T) {
 		t.Error("prepare changed its input")
 	}
 }
+
+func TestReadyMeansWhatIsDesiredNow(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		settled(r)
+		pid := r.engine.running()["lms"]
+		r.mustApply(change(demo(), "lms", func(s *Service) { s.Hash = "h2" }))
+		if err := r.Wait(t.Context(), OverallReady); err != nil {
+			t.Fatal(err)
+		}
+		if r.engine.running()["lms"] == pid {
+			t.Error("ready before the new specification ran")
+		}
+		pid = r.engine.running()["lms"]
+		if err := r.RestartService(t.Context(), "lms"); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Wait(t.Context(), OverallReady); err != nil {
+			t.Fatal(err)
+		}
+		if r.engine.running()["lms"] == pid {
+			t.Error("ready before the restart")
+		}
+	})
+}
+
+func TestSiteStopsWithoutASiteFile(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		settled(r)
+		r.die()
+		r.boot()
+		if err := r.StopAll(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		done := r.engine.done()
+		if len(done) != 6 || len(r.engine.running()) != 0 {
+			t.Fatalf("steps: %q", done)
+		}
+		for _, app := range []string{"stop lms", "stop cms"} {
+			if slices.Index(done, app) > slices.Index(done, "stop mysql") {
+				t.Errorf("%s behind its database: %q", app, done)
+			}
+		}
+	})
+}

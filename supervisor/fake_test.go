@@ -55,6 +55,7 @@ type fakeEngine struct {
 	violations []string
 	check      func(name string) string // of a start: "" or what it breaks
 	listErr    error
+	listBlocks chan struct{}
 }
 
 type fakeContainer struct {
@@ -101,6 +102,12 @@ func (e *fakeEngine) forgetLog() {
 func (e *fakeEngine) List(ctx context.Context, site string) ([]container.Status, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
+	}
+	e.mu.Lock()
+	blocks := e.listBlocks
+	e.mu.Unlock()
+	if blocks != nil {
+		<-blocks
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -11,7 +11,10 @@ type Verdict struct {
 	Known bool      // it has been asked at least once
 	OK    bool      // the last answer
 	Since time.Time // since when the answers have been so
-	Why   string    // of a failure
+	// Last is when the last failure was seen. What has failed from Since to
+	// Last is known; that it failed any longer is not, until the next answer.
+	Last time.Time
+	Why  string // of a failure
 }
 
 // next folds one more answer into the verdict.
@@ -20,6 +23,9 @@ func (v Verdict) next(ok bool, at time.Time, why string) Verdict {
 		v = Verdict{Known: true, OK: ok, Since: at}
 	}
 	v.Why = why
+	if !ok {
+		v.Last = at
+	}
 	return v
 }
 
@@ -49,16 +55,16 @@ func started(svc *Service, h Health) bool {
 }
 
 // readiness says whether the container is ready, since when, and otherwise
-// why not. A non-zero recheck is when the answer changes by time alone.
-func readiness(svc *Service, st container.Status, h Health, now time.Time) (ok bool, since time.Time, why string, recheck time.Time) {
+// why not.
+func readiness(svc *Service, st container.Status, h Health) (ok bool, since time.Time, why string) {
 	if st.State != container.Running {
-		return false, time.Time{}, "does not run", time.Time{}
+		return false, time.Time{}, "does not run"
 	}
 	if !started(svc, h) {
 		if h.Startup.Known {
-			return false, time.Time{}, "is starting: " + h.Startup.Why, time.Time{}
+			return false, time.Time{}, "is starting: " + h.Startup.Why
 		}
-		return false, time.Time{}, "is starting", time.Time{}
+		return false, time.Time{}, "is starting"
 	}
 	probe, v := svc.Probes.Readiness, h.Readiness
 	switch {
@@ -67,48 +73,49 @@ func readiness(svc *Service, st container.Status, h Health, now time.Time) (ok b
 		if svc.Probes.Startup != nil && h.Startup.OK {
 			since = h.Startup.Since
 		}
-		return true, since, "", time.Time{}
+		return true, since, ""
 	case !v.Known && h.Presumed:
-		return true, st.Started, "", time.Time{}
+		return true, st.Started, ""
 	case !v.Known:
-		return false, time.Time{}, "is starting: not asked yet", time.Time{}
+		return false, time.Time{}, "is starting: not asked yet"
 	case v.OK:
-		return true, v.Since, "", time.Time{}
+		return true, v.Since, ""
 	}
-	if until := v.Since.Add(probe.Grace); (h.WasReady || h.Presumed) && now.Before(until) {
-		return true, v.Since, "", until
+	if (h.WasReady || h.Presumed) && v.Last.Sub(v.Since) < probe.Grace {
+		return true, v.Since, ""
 	}
-	return false, time.Time{}, "does not answer as it should: " + v.Why, time.Time{}
+	return false, time.Time{}, "does not answer as it should: " + v.Why
 }
 
-// unhealthy says whether the probes ask for a restart. due is when the failure
-// has lasted long enough, counted from the moment at which everything that
-// the service depends on was ready (depsSince): what a dependency did to it
+// unhealthy says whether the probes ask for a restart: whether they were seen
+// to fail for long enough, counted from the moment at which everything that
+// the service depends on was ready (depsSince). What a dependency did to it
 // must not be held against it.
-func unhealthy(svc *Service, st container.Status, h Health, p Policy, depsSince time.Time) (failing bool, due time.Time, why string) {
+func unhealthy(svc *Service, st container.Status, h Health, p Policy, depsSince time.Time) (restart bool, why string) {
 	if st.State != container.Running {
-		return false, time.Time{}, ""
+		return false, ""
 	}
-	var since time.Time
+	var v Verdict
 	var grace time.Duration
 	switch {
 	case !started(svc, h):
-		if !h.Startup.Known || h.Startup.OK {
-			return false, time.Time{}, ""
-		}
+		v = h.Startup
 		// From the first question, which comes with the start: the container's
 		// own time of start is of a wall clock that may be set meanwhile.
-		since, grace, why = h.Startup.Since, orDefault(svc.Probes.Startup.Grace, defaultStartupGrace), "did not finish starting: "+h.Startup.Why
-	case svc.Probes.Liveness != nil && h.Liveness.Known && !h.Liveness.OK:
-		since, grace, why = h.Liveness.Since, orDefault(svc.Probes.Liveness.Grace, defaultLivenessGrace), "gave no sign of life: "+h.Liveness.Why
-	default:
-		return false, time.Time{}, ""
+		grace, why = orDefault(svc.Probes.Startup.Grace, defaultStartupGrace), "did not finish starting: "+h.Startup.Why
+	case svc.Probes.Liveness != nil:
+		v = h.Liveness
+		grace, why = orDefault(svc.Probes.Liveness.Grace, defaultLivenessGrace), "gave no sign of life: "+h.Liveness.Why
+	}
+	if !v.Known || v.OK {
+		return false, ""
 	}
 	if svc.Database {
 		grace = max(grace, p.DatabaseGrace)
 	}
+	since := v.Since
 	if depsSince.After(since) {
 		since = depsSince
 	}
-	return true, since.Add(grace), why
+	return v.Last.Sub(since) >= grace, why
 }

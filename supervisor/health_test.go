@@ -25,10 +25,14 @@ func TestHungServiceLeavesRoutingAndIsRestarted(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		settled(r)
 		pids := r.engine.running()
-		r.engine.setAct("lms", behaviour{hung: true})
-		pass(20 * time.Second)
-		if got := r.router.state("lms.example.test"); got != routes.Hold {
-			t.Errorf("a hung LMS is routed as %q", got)
+		r.engine.setAct("lms", behaviour{hung: true, stopTakes: time.Hour})
+		hung := time.Now()
+		for r.router.state("lms.example.test") == routes.Ready {
+			pass(100 * time.Millisecond)
+		}
+		// At most an interval, a time-out, the grace and one more question later.
+		if got, took := r.router.state("lms.example.test"), time.Since(hung); got != routes.Hold || took > 22*time.Second {
+			t.Errorf("a hung LMS is routed as %q after %s", got, took)
 		}
 		if r.engine.running()["lms"] != pids["lms"] {
 			t.Error("restarted before its grace was over")
@@ -36,7 +40,8 @@ func TestHungServiceLeavesRoutingAndIsRestarted(t *testing.T) {
 		if st := r.service("lms"); st.State != StateUnready || !strings.Contains(st.Why, "no answer in time") {
 			t.Errorf("status: %+v", st)
 		}
-		pass(20 * time.Second)
+		// It does not hear its signal: killed long before its own patience.
+		pass(40 * time.Second)
 		if r.engine.running()["lms"] == pids["lms"] {
 			t.Fatal("not restarted")
 		}
@@ -222,7 +227,10 @@ func TestReadiness(t *testing.T) {
 	ago := func(d time.Duration) time.Time { return now.Add(-d) }
 	running := container.Status{State: container.Running, Started: ago(time.Hour)}
 	all := Service{Probes: Probes{Startup: &Probe{}, Readiness: &Probe{Grace: 10 * time.Second}}}
-	yes, no := Verdict{Known: true, OK: true, Since: ago(time.Minute)}, Verdict{Known: true, Since: ago(5 * time.Second), Why: "x"}
+	failed := func(long time.Duration) Verdict {
+		return Verdict{Known: true, Since: ago(time.Minute), Last: ago(time.Minute - long), Why: "x"}
+	}
+	yes, no := Verdict{Known: true, OK: true, Since: ago(time.Minute)}, failed(5*time.Second)
 	for name, c := range map[string]struct {
 		svc  Service
 		st   container.Status
@@ -237,14 +245,14 @@ func TestReadiness(t *testing.T) {
 		"ready":                             {all, running, Health{Startup: yes, Readiness: yes}, true},
 		"failed within grace":               {all, running, Health{Startup: yes, Readiness: no, WasReady: true}, true},
 		"never ready has no grace":          {all, running, Health{Startup: yes, Readiness: no}, false},
-		"failed beyond grace":               {all, running, Health{Startup: yes, Readiness: Verdict{Known: true, Since: ago(10 * time.Second)}, WasReady: true}, false},
+		"failed beyond grace":               {all, running, Health{Startup: yes, Readiness: failed(10 * time.Second), WasReady: true}, false},
 		"taken over":                        {all, running, Health{Presumed: true}, true},
-		"taken over, and a probe says no":   {all, running, Health{Presumed: true, Readiness: Verdict{Known: true, Since: ago(time.Minute)}}, false},
+		"taken over, and a probe says no":   {all, running, Health{Presumed: true, Readiness: failed(20 * time.Second)}, false},
 		"taken over without a past":         {all, running, Health{}, false},
 		"startup alone decides without one": {Service{Probes: Probes{Startup: &Probe{}}}, running, Health{Startup: yes}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got, _, why, _ := readiness(&c.svc, c.st, c.h, now); got != c.want || got == (why != "") {
+			if got, _, why := readiness(&c.svc, c.st, c.h); got != c.want || got == (why != "") {
 				t.Errorf("ready %v (%q), want %v", got, why, c.want)
 			}
 		})
@@ -254,26 +262,34 @@ func TestReadiness(t *testing.T) {
 func TestUnhealthyCountsFromWhenDependenciesWereReady(t *testing.T) {
 	now := time.Now()
 	st := container.Status{State: container.Running, Started: now.Add(-time.Hour)}
-	dead := Health{Liveness: Verdict{Known: true, Since: now.Add(-10 * time.Minute), Why: "x"}}
+	lasting := func(d time.Duration) Health {
+		return Health{Liveness: Verdict{Known: true, Since: now.Add(-10 * time.Minute), Last: now.Add(-10 * time.Minute).Add(d), Why: "x"}}
+	}
 	p := Policy{}.withDefaults()
 	plain := Service{Probes: Probes{Liveness: &Probe{Grace: time.Minute}}}
 	database := plain
 	database.Database = true
-	for _, c := range []struct {
+	ago := func(d time.Duration) time.Time { return now.Add(-d) }
+	for name, c := range map[string]struct {
 		svc  Service
+		h    Health
 		deps time.Time
-		due  time.Time
+		want bool
 	}{
-		{plain, time.Time{}, now.Add(-9 * time.Minute)},
-		{plain, now.Add(-10 * time.Second), now.Add(50 * time.Second)},
-		{database, time.Time{}, now.Add(-5 * time.Minute)},
+		"never asked":                    {plain, Health{}, time.Time{}, false},
+		"one failure is no duration":     {plain, lasting(0), time.Time{}, false},
+		"shorter than its grace":         {plain, lasting(59 * time.Second), time.Time{}, false},
+		"as long as its grace":           {plain, lasting(time.Minute), time.Time{}, true},
+		"dependency ready just now":      {plain, lasting(10 * time.Minute), ago(10 * time.Second), false},
+		"dependency ready long enough":   {plain, lasting(10 * time.Minute), ago(61 * time.Second), true},
+		"no failure seen since it was":   {plain, lasting(8 * time.Minute), ago(90 * time.Second), false},
+		"database within the long grace": {database, lasting(4 * time.Minute), time.Time{}, false},
+		"database beyond the long grace": {database, lasting(5 * time.Minute), time.Time{}, true},
 	} {
-		failing, due, _ := unhealthy(&c.svc, st, dead, p, c.deps)
-		if !failing || !due.Equal(c.due) {
-			t.Errorf("due %s, want %s", due, c.due)
-		}
-	}
-	if failing, _, _ := unhealthy(&plain, st, Health{}, p, time.Time{}); failing {
-		t.Error("a service that was never asked counts as dead")
+		t.Run(name, func(t *testing.T) {
+			if got, _ := unhealthy(&c.svc, st, c.h, p, c.deps); got != c.want {
+				t.Errorf("restart %v, want %v", got, c.want)
+			}
+		})
 	}
 }

@@ -69,6 +69,7 @@ func (s *Supervisor) intend(ctx context.Context, name string, start bool, change
 	} else {
 		delete(s.wanted, name)
 	}
+	s.publish(time.Now())
 	s.mu.Unlock()
 	s.wake()
 	return nil

@@ -308,3 +308,25 @@ func TestRemovedServiceKeepsItsPatience(t *testing.T) {
 		}
 	})
 }
+
+func TestEngineThatNeverAnswersIsReported(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		settled(r)
+		release := make(chan struct{})
+		r.engine.mu.Lock()
+		r.engine.listBlocks = release
+		r.engine.mu.Unlock()
+		pass(3 * time.Minute)
+		if st := r.Status(); len(st.Trouble) != 1 || !strings.Contains(st.Trouble[0], "list of engine has not returned") {
+			t.Errorf("trouble: %q", st.Trouble)
+		}
+		r.engine.mu.Lock()
+		r.engine.listBlocks = nil
+		r.engine.mu.Unlock()
+		close(release)
+		pass(time.Second)
+		if st := r.Status(); len(st.Trouble) != 0 {
+			t.Errorf("trouble: %q", st.Trouble)
+		}
+	})
+}

@@ -96,9 +96,7 @@ func (p *planner) ready(name string) (ok bool, since time.Time, why string) {
 	if op, busy := p.in.InFlight[name]; busy && (op.Action == ActionStop || op.Action == ActionStart) {
 		return false, time.Time{}, "is being " + map[Action]string{ActionStop: "stopped", ActionStart: "started"}[op.Action]
 	}
-	ok, since, why, recheck := readiness(svc, st, p.in.Health[name], p.in.Now)
-	p.wake(recheck)
-	return ok, since, why
+	return readiness(svc, st, p.in.Health[name])
 }
 
 // requirements says whether everything that name requires is there: services
@@ -323,13 +321,9 @@ func (p *planner) healthState() {
 // unless it could not help or would do harm now. It says whether it did.
 func (p *planner) health(name string, svc *Service, st container.Status) bool {
 	missing, depsSince := p.dependenciesReady(svc)
-	failing, due, why := unhealthy(svc, st, p.in.Health[name], p.in.Policy, depsSince)
-	if !failing {
-		return false
-	}
-	if p.in.Now.Before(due) {
-		p.wake(due)
-		return false
+	restart, why := unhealthy(svc, st, p.in.Health[name], p.in.Policy, depsSince)
+	if !restart {
+		return false // a failure that goes on brings another answer, and that another plan
 	}
 	other, occupied := p.busy[svc.Spec.Group]
 	held := ""

@@ -168,7 +168,7 @@ func drawInput(d drawn) Input {
 }
 
 func drawVerdict(d drawn) Verdict {
-	return Verdict{Known: yes(d), OK: d.below(3) > 0, Since: drawMoment(d), Why: "x"}
+	return Verdict{Known: yes(d), OK: d.below(3) > 0, Since: drawMoment(d), Last: drawMoment(d), Why: "x"}
 }
 
 func drawStatus(d drawn, p *Prepared, name string, all []string) (container.Status, bool) {
@@ -236,7 +236,7 @@ func checkDecision(in Input, d Decision) error {
 					return fmt.Errorf("%+v: %s has not succeeded", step, n)
 				}
 				if s := p.services[n]; s != nil {
-					if ok, _, _, _ := readiness(s, in.Observed[n], in.Health[n], in.Now); !ok {
+					if ok, _, _ := readiness(s, in.Observed[n], in.Health[n]); !ok {
 						return fmt.Errorf("%+v: %s is not ready", step, n)
 					}
 				}

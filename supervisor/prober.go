@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"tarima/runtime/container"
@@ -68,6 +69,7 @@ func (s *Supervisor) probe(ctx context.Context, name, instance string, probes Pr
 	}
 	readyAt, liveAt := time.Now(), time.Now().Add(phase(name, "live", probes.Liveness))
 	ramp, settled := probeRamp, false
+	shared := sameQuestion(probes.Readiness, probes.Liveness)
 	for {
 		now := time.Now()
 		if p := probes.Readiness; p != nil && !now.Before(readyAt) {
@@ -75,11 +77,19 @@ func (s *Supervisor) probe(ctx context.Context, name, instance string, probes Pr
 			if ctx.Err() != nil {
 				return
 			}
-			s.answered(name, instance, func(h *Health, now time.Time) { h.Readiness = h.Readiness.next(a.OK, now, a.Why) })
+			s.answered(name, instance, func(h *Health, now time.Time) {
+				h.Readiness = h.Readiness.next(a.OK, now, a.Why)
+				if shared {
+					h.Liveness = h.Liveness.next(a.Alive, now, a.Why)
+				}
+			})
+			if shared { // one answer for both
+				liveAt = time.Now().Add(pace(probes.Liveness, a.Alive))
+			}
 			interval := orDefault(p.Interval, defaultInterval)
 			switch {
 			case settled:
-				readyAt = time.Now().Add(interval)
+				readyAt = time.Now().Add(pace(p, a.OK))
 			case a.OK:
 				// From here on each service has a phase of its own, or all of
 				// them would be asked at the same moment after a boot.
@@ -96,7 +106,7 @@ func (s *Supervisor) probe(ctx context.Context, name, instance string, probes Pr
 				return
 			}
 			s.answered(name, instance, func(h *Health, now time.Time) { h.Liveness = h.Liveness.next(a.Alive, now, a.Why) })
-			liveAt = time.Now().Add(orDefault(p.Interval, defaultInterval))
+			liveAt = time.Now().Add(pace(p, a.Alive))
 		}
 		next := time.Time{}
 		if probes.Readiness != nil {
@@ -112,6 +122,22 @@ func (s *Supervisor) probe(ctx context.Context, name, instance string, probes Pr
 			return
 		}
 	}
+}
+
+// pace is the wait before the next question. A failure is looked at more
+// closely, so that neither a blip nor an end goes long unnoticed.
+func pace(p *Probe, passed bool) time.Duration {
+	interval := orDefault(p.Interval, defaultInterval)
+	if passed {
+		return interval
+	}
+	return min(interval, max(interval/4, time.Second))
+}
+
+// sameQuestion says whether one answer serves both probes.
+func sameQuestion(a, b *Probe) bool {
+	return a != nil && b != nil && a.Kind == b.Kind && a.Port == b.Port && a.Path == b.Path && a.Host == b.Host &&
+		slices.Equal(a.Exec, b.Exec) && a.PasswordFile == b.PasswordFile && a.Timeout == b.Timeout
 }
 
 // phase spreads the questions of all services over the interval: between a

@@ -40,7 +40,7 @@ func (s *Supervisor) route(now time.Time) time.Time {
 	if s.cfg.Router == nil || s.site == nil || s.router.putting {
 		return time.Time{}
 	}
-	snapshot := s.snapshot(now)
+	snapshot := s.snapshot()
 	if s.router.put != nil && s.router.up && reflect.DeepEqual(*s.router.put, snapshot) {
 		return time.Time{}
 	}
@@ -87,7 +87,7 @@ func (s *Supervisor) route(now time.Time) time.Time {
 }
 
 // snapshot is what the proxy is to know now, its generation left out.
-func (s *Supervisor) snapshot(now time.Time) routes.Snapshot {
+func (s *Supervisor) snapshot() routes.Snapshot {
 	out := routes.Snapshot{Schema: routes.Schema, TLS: s.site.TLS, Page: s.site.Page}
 	for _, r := range s.site.Routes {
 		h := routes.Host{
@@ -95,7 +95,7 @@ func (s *Supervisor) snapshot(now time.Time) routes.Snapshot {
 			MaxBody: r.MaxBody, Redirect: r.Redirect, State: routes.Ready,
 		}
 		if r.Service != "" {
-			h.State = s.routeState(r.Service, now)
+			h.State = s.routeState(r.Service)
 			if s.observed[r.Service].State == container.Running {
 				h.Upstream = s.upstream(r.Service, r.Port)
 			}
@@ -130,7 +130,7 @@ func (s *Supervisor) upstream(service string, port uint16) string {
 }
 
 // routeState says how the proxy is to treat requests for a service.
-func (s *Supervisor) routeState(name string, now time.Time) routes.State {
+func (s *Supervisor) routeState(name string) routes.State {
 	op, busy := s.inFlight[name]
 	_, draining := s.drains[name]
 	switch {
@@ -140,7 +140,7 @@ func (s *Supervisor) routeState(name string, now time.Time) routes.State {
 		return routes.Down
 	}
 	svc := s.site.services[name]
-	if ok, _, _, _ := readiness(svc, s.observed[name], s.health[name], now); ok && !(busy && op.Action == ActionStop) {
+	if ok, _, _ := readiness(svc, s.observed[name], s.health[name]); ok && !(busy && op.Action == ActionStop) {
 		return routes.Ready
 	}
 	if s.observed[name].State != container.Running && s.cfg.Policy.Failing(s.history[name]) {

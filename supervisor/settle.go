@@ -101,7 +101,7 @@ func (s *Supervisor) takeOver(name string, svc *Service, st container.Status, no
 // tellReadiness journals when a service becomes ready or stops being so.
 func (s *Supervisor) tellReadiness(name string, svc *Service, st container.Status, now time.Time) {
 	h := s.health[name]
-	ok, _, why, _ := readiness(svc, st, h, now)
+	ok, _, why := readiness(svc, st, h)
 	if ok && !h.WasReady {
 		h.WasReady = true
 		s.health[name] = h

@@ -17,9 +17,13 @@ func (s *Supervisor) stop(step Step, now time.Time) {
 	id := container.ID(s.cfg.Site, name)
 	// A job that is stopped for another's sake has no result: its container
 	// goes, and the record that it runs makes the next plan begin it again.
-	interrupted := s.site.jobs[name] != nil && step.Cause != CauseTimeout
+	site := s.desired()
+	interrupted := site.jobs[name] != nil && step.Cause != CauseTimeout
 	if step.Cause == CauseHealth {
 		s.healthRestarts = append(s.healthRestarts, now)
+		if !site.services[name].Database {
+			patience = min(patience, hungPatience)
+		}
 		h := s.history[name]
 		h.HealthAt = now
 		s.history[name] = h
@@ -51,9 +55,9 @@ func (s *Supervisor) stop(step Step, now time.Time) {
 // stopped. What is no part of the site any more says so in a label.
 func (s *Supervisor) stopWords(name string) (signal string, patience time.Duration) {
 	var spec container.Spec
-	if svc := s.site.services[name]; svc != nil {
+	if svc := s.desired().services[name]; svc != nil {
 		spec = svc.Spec
-	} else if j := s.site.jobs[name]; j != nil {
+	} else if j := s.desired().jobs[name]; j != nil {
 		spec = j.Spec
 	} else if json.Unmarshal([]byte(s.observed[name].Labels[container.LabelSpec]), &spec) != nil {
 		spec = container.Spec{} // not of ours: the engine's own words, the usual patience

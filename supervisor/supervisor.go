@@ -64,25 +64,27 @@ type Supervisor struct {
 	lastExit map[string]container.Event
 	lastOOM  map[string]time.Time
 
-	inFlight map[string]Operation
-	overdue  map[string]string // sentences about operations past their deadline
-	images   map[string]ImageState
-	intents  map[string]record.Intent
-	jobs     map[string]record.JobRecord
-	history  map[string]History
-	past     map[string]past
-	health   map[string]Health
-	probers  map[string]*prober
-	ready    map[string]bool // as last told: its changes are events
-	drains   map[string]Drain
-	wanted   map[string]bool
-	late     map[string]bool // jobs that were stopped for their time-out
-	retry    map[string]time.Time
-	failures map[string]int // of steps in a row, by name
-	network  NetworkState
-	netTries int
-	stopAll  bool
-	troubles map[string]string // by part: engine, network, store, proxy
+	inFlight map[string]Operation // of services and jobs
+	// background are operations of the site as a whole: lists, network, pulls, routes.
+	background map[string]Operation
+	overdue    map[string]string // sentences about operations past their deadline
+	images     map[string]ImageState
+	intents    map[string]record.Intent
+	jobs       map[string]record.JobRecord
+	history    map[string]History
+	past       map[string]past
+	health     map[string]Health
+	probers    map[string]*prober
+	ready      map[string]bool // as last told: its changes are events
+	drains     map[string]Drain
+	wanted     map[string]bool
+	late       map[string]bool // jobs that were stopped for their time-out
+	retry      map[string]time.Time
+	failures   map[string]int // of steps in a row, by name
+	network    NetworkState
+	netTries   int
+	stopAll    bool
+	troubles   map[string]string // by part: engine, network, store, proxy
 
 	healthRestarts []time.Time
 	suppressed     map[string]string
@@ -129,6 +131,7 @@ func New(cfg Config) (*Supervisor, error) {
 		lastExit:   map[string]container.Event{},
 		lastOOM:    map[string]time.Time{},
 		inFlight:   map[string]Operation{},
+		background: map[string]Operation{},
 		overdue:    map[string]string{},
 		images:     map[string]ImageState{},
 		intents:    map[string]record.Intent{},
@@ -242,7 +245,7 @@ func (s *Supervisor) turn() time.Time {
 	next := s.observe(now)
 	if !s.loaded || s.observed == nil {
 		s.publish(now)
-		return next
+		return soonest(next, s.watchOperations(now))
 	}
 	s.settle(now)
 	s.decision = Plan(s.input(now))
@@ -262,7 +265,7 @@ func (s *Supervisor) turn() time.Time {
 // not change them, and it ends before they change.
 func (s *Supervisor) input(now time.Time) Input {
 	in := Input{
-		Now: now, Desired: s.site, Observed: s.observed, InFlight: s.inFlight,
+		Now: now, Desired: s.desired(), Observed: s.observed, InFlight: s.inFlight,
 		Images: s.images, Intents: s.intents, Jobs: s.jobs, History: s.history,
 		Health: s.health, Drains: s.drains, Wanted: s.wanted, Retry: s.retry,
 		HealthRestarts: s.healthRestarts, Network: s.network,
@@ -275,6 +278,16 @@ func (s *Supervisor) input(now time.Time) Input {
 		}
 	}
 	return in
+}
+
+// desired is what Plan is to aim at. A site that is to stop is stopped even
+// when no usable site file says what it consists of: then everything that runs
+// is a stranger, and labels tell the order.
+func (s *Supervisor) desired() *Prepared {
+	if s.site == nil && s.stopAll {
+		return &Prepared{Desired: Desired{Site: s.cfg.Site}}
+	}
+	return s.site
 }
 
 // soonest returns the earlier of two times, of which zero means never.

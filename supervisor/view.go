@@ -24,7 +24,7 @@ const (
 )
 
 // state says how a service is, why, and when it goes on by itself.
-func (s *Supervisor) state(name string, svc *Service, now time.Time) (State, string, time.Time) {
+func (s *Supervisor) state(name string, svc *Service) (State, string, time.Time) {
 	st := s.observed[name]
 	if op, busy := s.inFlight[name]; busy {
 		switch op.Action {
@@ -40,7 +40,7 @@ func (s *Supervisor) state(name string, svc *Service, now time.Time) (State, str
 	}
 	if st.State == container.Running {
 		h := s.health[name]
-		ok, _, why, _ := readiness(svc, st, h, now)
+		ok, _, why := readiness(svc, st, h)
 		held := s.decision.Suppressed[name]
 		switch {
 		case ok && held != "":
@@ -70,7 +70,7 @@ func (s *Supervisor) state(name string, svc *Service, now time.Time) (State, str
 func (s *Supervisor) publish(now time.Time) {
 	if s.site != nil {
 		for name, svc := range s.site.services {
-			state, _, _ := s.state(name, svc, now)
+			state, _, _ := s.state(name, svc)
 			if old, ok := s.since[name]; !ok || old.state != state {
 				s.since[name] = stateSince{state: state, at: now}
 			}
@@ -106,13 +106,13 @@ func (s *Supervisor) judge() Overall {
 		}
 		wanted++
 		switch {
-		case state == StateReady:
+		case state == StateReady && s.current(svc):
 			ready++
+		case state == StateReady: // its replacement is still to come
 		case state == StateFailing, state == StateUnready, state == StateBackoff, s.history[name].Failures > 0:
 			disturbed = true
-		case state == StatePulling && s.images[svc.Spec.Image].Failures > 1:
-			disturbed = true
 		}
+		disturbed = disturbed || s.images[svc.Spec.Image].Failures > 1
 	}
 	done := true
 	for name, j := range s.site.jobs {
@@ -131,6 +131,12 @@ func (s *Supervisor) judge() Overall {
 	return OverallStarting
 }
 
+// current says whether the running container is what is desired now.
+func (s *Supervisor) current(svc *Service) bool {
+	p := planner{in: Input{Observed: s.observed, Intents: s.intents}}
+	return p.current(svc)
+}
+
 // deploying says whether a planned stop or start is under way.
 func (s *Supervisor) deploying() bool {
 	if len(s.drains) > 0 {
@@ -141,8 +147,9 @@ func (s *Supervisor) deploying() bool {
 			return true
 		}
 	}
-	for name := range s.site.services {
-		if s.since[name].state == StateStarting && s.history[name].Failures == 0 {
+	for name, svc := range s.site.services {
+		state := s.since[name].state
+		if state == StateStarting && s.history[name].Failures == 0 || state == StateReady && !s.current(svc) {
 			return true
 		}
 	}
@@ -182,7 +189,7 @@ func (s *Supervisor) Status() SiteStatus {
 func (s *Supervisor) serviceStatus(svc *Service, now time.Time) ServiceStatus {
 	name := svc.Spec.Name
 	st, h := s.observed[name], s.history[name]
-	state, why, next := s.state(name, svc, now)
+	state, why, next := s.state(name, svc)
 	use := s.usage.byName[name]
 	out := ServiceStatus{
 		Name: name, State: state, Since: now, Restarts: h.Restarts,
