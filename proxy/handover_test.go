@@ -237,7 +237,19 @@ func TestStoresItsSockets(t *testing.T) {
 	if err := manager.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
-	r := start(t, func(c *Config) { c.Store = path })
+	// A socket of an earlier configuration leaves the store.
+	old := listenLocal(t)
+	r := start(t, func(c *Config) { c.Store, c.Listeners = path, append(c.Listeners, old) })
+	for _, name := range []string{"http", "https"} {
+		text := make([]byte, 1024)
+		n, err := manager.Read(text)
+		if want := fmt.Sprintf("FDSTOREREMOVE=1\nFDNAME=%s-%d", name, portOf(old.Addr())); err != nil || string(text[:n]) != want {
+			t.Errorf("%q, %v, want %q", text[:n], err, want)
+		}
+	}
+	if _, err := old.Accept(); err == nil {
+		t.Error("the old socket is still open")
+	}
 	stored := map[string]net.Listener{}
 	for range 2 {
 		text, rights := make([]byte, 1024), make([]byte, 1024)
