@@ -64,7 +64,7 @@ type Config struct {
 	// 0: 30 s.
 	Grace time.Duration
 	// Notify tells the service manager ("READY=1", "STATUS=…", "STOPPING=1",
-	// "MAINPID=…", "WATCHDOG=1"); nil: nobody.
+	// "MAINPID=…", "WATCHDOG=1"), from any goroutine; nil: nobody.
 	Notify func(state string)
 	// Watchdog is the service manager's interval; the proxy asks itself over
 	// its control socket twice in it and only then tells "WATCHDOG=1";

@@ -96,6 +96,7 @@ func (s *server) putRoutes(w http.ResponseWriter, r *http.Request) {
 	}
 	if applied {
 		s.remember(snapshot)
+		s.cfg.Notify("STATUS=" + s.summary())
 	}
 	s.ack(w, http.StatusOK, nil)
 }

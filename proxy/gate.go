@@ -21,6 +21,7 @@ type gate struct {
 	state      routes.State
 	generation uint64 // of the snapshot that set state
 	inside     int
+	owed       bool                  // a drain that was not told yet, for an elder's sake
 	upgraded   map[net.Conn]struct{} // websockets, a part of inside
 }
 

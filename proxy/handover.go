@@ -21,9 +21,10 @@ const (
 	followEvery = 100 * time.Millisecond
 )
 
-// handOver starts a successor and gives it all sockets. On an error this
+// handOver starts a successor and gives it all sockets. It returns where to
+// write how many requests are left here. On an error this
 // process goes on as if nothing had been.
-func (s *server) handOver(ctx context.Context, listeners []listener, control *net.UnixListener) error {
+func (s *server) handOver(ctx context.Context, listeners []listener, control *net.UnixListener) (last *testament, failure error) {
 	var files []*os.File
 	defer func() {
 		for _, f := range files {
@@ -33,31 +34,41 @@ func (s *server) handOver(ctx context.Context, listeners []listener, control *ne
 	for _, l := range listeners {
 		f, err := l.file()
 		if err != nil {
-			return fmt.Errorf("hand over %s: %w", l.Addr(), err)
+			return nil, fmt.Errorf("hand over %s: %w", l.Addr(), err)
 		}
 		files = append(files, f)
 	}
 	f, err := socketFile(control)
 	if err != nil {
-		return fmt.Errorf("hand over the control socket: %w", err)
+		return nil, fmt.Errorf("hand over the control socket: %w", err)
 	}
 	files = append(files, f)
 	sockets := len(files)
 	ready, says, err := os.Pipe()
 	if err != nil {
-		return fmt.Errorf("hand over: %w", err)
+		return nil, fmt.Errorf("hand over: %w", err)
 	}
 	defer func() { _ = ready.Close() }() // read only
 	files = append(files, says)
 
+	// Before the successor is there, or it could take a service for drained.
+	note, err := writeTestament(s.cfg.Dir, s.instance)
+	if err != nil {
+		return nil, fmt.Errorf("hand over: %w", err)
+	}
+	defer func() {
+		if last == nil {
+			note.close()
+		}
+	}()
 	cmd, err := s.successor()
 	if err != nil {
-		return fmt.Errorf("hand over: %w", err)
+		return nil, fmt.Errorf("hand over: %w", err)
 	}
 	cmd.ExtraFiles = files
 	cmd.Env = successorEnv(cmd.Environ(), sockets)
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start the successor: %w", err)
+		return nil, fmt.Errorf("start the successor: %w", err)
 	}
 	_ = says.Close() // the successor's end is what keeps the pipe open
 	ended := make(chan error, 1)
@@ -66,11 +77,11 @@ func (s *server) handOver(ctx context.Context, listeners []listener, control *ne
 
 	if err := waitReady(ctx, ready, ended); err != nil {
 		_ = cmd.Process.Kill() // it has ended or must not serve beside us
-		return fmt.Errorf("the successor does not serve: %w", err)
+		return nil, fmt.Errorf("the successor does not serve: %w", err)
 	}
 	s.logger.Info("handed over", "successor", cmd.Process.Pid)
 	s.cfg.Notify("MAINPID=" + strconv.Itoa(cmd.Process.Pid))
-	return nil
+	return note, nil
 }
 
 func (s *server) successor() (*exec.Cmd, error) {
@@ -133,19 +144,24 @@ func waitReady(ctx context.Context, ready *os.File, ended <-chan error) error {
 	return err
 }
 
-// follow keeps the routes as the successor remembers them until ctx ends.
-func (s *server) follow(ctx context.Context) {
+// follow keeps the routes as the successor remembers them, and tells it how
+// many requests are left here, until ctx ends.
+func (s *server) follow(ctx context.Context, last *testament) {
+	defer last.close()
 	tick := time.NewTicker(followEvery)
 	defer tick.Stop()
-	var last os.FileInfo
+	var before os.FileInfo
 	for {
 		info, err := os.Stat(filepath.Join(s.cfg.Dir, snapshotFile))
-		if err == nil && (last == nil || !os.SameFile(info, last) || !info.ModTime().Equal(last.ModTime())) {
-			last = info
+		if err == nil && (before == nil || !os.SameFile(info, before) || !info.ModTime().Equal(before.ModTime())) {
+			before = info
 			if snapshot, err := loadSnapshot(s.cfg.Dir); err == nil {
 				// An older one is what was served already.
 				_, _ = s.board.apply(snapshot)
 			}
+		}
+		if err := last.say(s.board.will()); err != nil {
+			s.logger.Warn("the successor cannot be told of requests under way", "error", err)
 		}
 		select {
 		case <-tick.C:

@@ -175,7 +175,50 @@ func TestHandover(t *testing.T) {
 	if a := <-held; !strings.HasPrefix(a, "200ok") {
 		t.Errorf("held request: %s", a)
 	}
+
+	// A service is drained when the requests in the first process have ended
+	// too: its websocket is closed, its slow answer is waited for.
+	events := NewClient(r.cfg.Socket).Events(t.Context())
+	s.Generation, s.Hosts[0].State = 3, routes.Draining
+	r.put(s)
+	if _, err := in.ReadByte(); err == nil {
+		t.Error("the websocket in the first process is still open")
+	}
+	until(t, "the first process says that one is left", func() bool {
+		files, _ := filepath.Glob(filepath.Join(r.cfg.Dir, eldersDir, "*.json"))
+		return slices.ContainsFunc(files, func(name string) bool {
+			w, gone := read(name)
+			return !gone && w.Generation == 3 && w.Inside["default/lms"] == 1
+		})
+	})
+	// Events come in order: that of the other service shows that there was
+	// none before.
+	s.Generation, s.Hosts[1].State = 4, routes.Draining
+	r.put(s)
+	next := func(service string) {
+		t.Helper()
+		deadline := time.NewTimer(20 * time.Second)
+		defer deadline.Stop()
+		for {
+			select {
+			case e := <-events:
+				switch {
+				case e.Kind != routes.Drained:
+				case e.Service == service && e.Generation == 4:
+					return
+				default:
+					t.Errorf("%s of generation %d is told as drained with a request in the first process", e.Service, e.Generation)
+				}
+			case <-deadline.C:
+				t.Fatalf("%s is not told as drained", service)
+			}
+		}
+	}
+	next("cms")
 	close(release)
+	next("lms")
+	s.Generation, s.Hosts[0].State, s.Hosts[1].State = 5, routes.Ready, routes.Ready
+	r.put(s)
 	if a := <-slow; !strings.HasPrefix(a, "200ok") {
 		t.Errorf("slow request: %s", a)
 	}
@@ -237,7 +280,19 @@ func TestStoresItsSockets(t *testing.T) {
 	if err := manager.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
-	r := start(t, func(c *Config) { c.Store = path })
+	// A socket of an earlier configuration leaves the store.
+	old := listenLocal(t)
+	r := start(t, func(c *Config) { c.Store, c.Listeners = path, append(c.Listeners, old) })
+	for _, name := range []string{"http", "https"} {
+		text := make([]byte, 1024)
+		n, err := manager.Read(text)
+		if want := fmt.Sprintf("FDSTOREREMOVE=1\nFDNAME=%s-%d", name, portOf(old.Addr())); err != nil || string(text[:n]) != want {
+			t.Errorf("%q, %v, want %q", text[:n], err, want)
+		}
+	}
+	if _, err := old.Accept(); err == nil {
+		t.Error("the old socket is still open")
+	}
 	stored := map[string]net.Listener{}
 	for range 2 {
 		text, rights := make([]byte, 1024), make([]byte, 1024)

@@ -83,32 +83,47 @@ func handedDown() (n int, ready *os.File, err error) {
 // storeListeners gives copies of the public sockets to the service manager's
 // descriptor store, which hands them to the next process after a crash: who
 // connects in between waits instead of being refused.
-func storeListeners(socket string, listeners []listener) error {
-	addr := &unix.SockaddrUnix{Name: socket}
-	if strings.HasPrefix(socket, "@") {
-		addr.Name = "\x00" + socket[1:]
-	}
-	// net.UnixConn cannot send descriptors to an address.
-	out, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("descriptor store: %w", err)
-	}
-	defer func() { _ = unix.Close(out) }() // nothing is buffered
+func storeListeners(manager string, listeners []listener) error {
 	for _, l := range listeners {
 		f, err := l.file()
 		if err != nil {
 			return fmt.Errorf("descriptor store: %w", err)
 		}
-		name := "http"
-		if l.tls {
-			name = "https"
-		}
-		message := []byte("FDSTORE=1\nFDNAME=" + name + "-" + strconv.Itoa(l.port))
-		err = unix.Sendmsg(out, message, unix.UnixRights(int(f.Fd())), addr, 0)
+		err = tellManager(manager, "FDSTORE=1\nFDNAME="+storedName(l.tls, l.port), unix.UnixRights(int(f.Fd())))
 		_ = f.Close() // the manager has its own
 		if err != nil {
-			return fmt.Errorf("descriptor store: %w", err)
+			return err
 		}
+	}
+	return nil
+}
+
+// unstore takes a socket that is not used any more out of the store, under
+// both of the names that it may have.
+func unstore(manager string, l net.Listener) error {
+	return errors.Join(
+		tellManager(manager, "FDSTOREREMOVE=1\nFDNAME="+storedName(false, portOf(l.Addr())), nil),
+		tellManager(manager, "FDSTOREREMOVE=1\nFDNAME="+storedName(true, portOf(l.Addr())), nil))
+}
+
+func storedName(tls bool, port int) string {
+	if tls {
+		return "https-" + strconv.Itoa(port)
+	}
+	return "http-" + strconv.Itoa(port)
+}
+
+// tellManager sends a notification with descriptors, which net.UnixConn cannot
+// send to an address.
+func tellManager(socket, message string, rights []byte) error {
+	addr := &unix.SockaddrUnix{Name: socket} // "@" at its begin is an abstract one
+	out, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("descriptor store: %w", err)
+	}
+	defer func() { _ = unix.Close(out) }() // nothing is buffered
+	if err := unix.Sendmsg(out, []byte(message), rights, addr, 0); err != nil {
+		return fmt.Errorf("descriptor store: %w", err)
 	}
 	return nil
 }

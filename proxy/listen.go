@@ -25,6 +25,11 @@ func openListeners(cfg *Config, limits *connectionLimits) (all []listener, err e
 	defer func() {
 		for _, l := range inherited {
 			cfg.Logger.Warn("an inherited socket fits no configured address and is closed", "address", l.Addr())
+			if cfg.Store != "" {
+				if err := unstore(cfg.Store, l); err != nil {
+					cfg.Logger.Warn("it stays in the descriptor store", "address", l.Addr(), "error", err)
+				}
+			}
 			_ = l.Close() // nobody uses it
 		}
 		if err != nil {

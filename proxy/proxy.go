@@ -197,6 +197,7 @@ func (s *server) run(ctx context.Context) error {
 			}
 		}
 	}
+	s.board.elders = findElders(s.cfg.Dir)
 	if err = s.openKeeper(listeners); err == nil {
 		defer s.keeper.Close()
 		err = s.recall()
@@ -220,6 +221,9 @@ func (s *server) run(ctx context.Context) error {
 	s.cfg.Notify("READY=1\nSTATUS=" + s.summary())
 	watching, stopWatching := context.WithCancel(ctx)
 	defer stopWatching()
+	if s.board.elders.any() {
+		s.background.Go(func() { s.heedElders(watching) })
+	}
 	if s.cfg.Watchdog > 0 {
 		s.background.Go(func() { s.watch(watching) })
 	}
@@ -229,12 +233,13 @@ func (s *server) run(ctx context.Context) error {
 		case err = <-failed:
 		case <-ctx.Done():
 		case <-s.cfg.Handover:
-			if err := s.handOver(ctx, listeners, control); err != nil {
+			last, err := s.handOver(ctx, listeners, control)
+			if err != nil {
 				s.logger.Error("no handover; this process goes on", "error", err)
 				continue
 			}
 			stopWatching()
-			s.outlast(ctx, listeners, control, servers)
+			s.outlast(ctx, listeners, control, servers, last)
 			return nil
 		}
 		break
@@ -283,14 +288,14 @@ func (s *server) serve(listeners []listener, control net.Listener, failed chan<-
 }
 
 // outlast serves the requests that are here while a successor has the sockets.
-func (s *server) outlast(ctx context.Context, listeners []listener, control *net.UnixListener, servers []*http.Server) {
+func (s *server) outlast(ctx context.Context, listeners []listener, control *net.UnixListener, servers []*http.Server, last *testament) {
 	for _, l := range listeners {
 		pause(l.Listener)
 	}
 	pause(control)
 	following, stop := context.WithCancel(ctx)
 	defer stop()
-	s.background.Go(func() { s.follow(following) })
+	s.background.Go(func() { s.follow(following, last) })
 	ended := make(chan struct{})
 	s.background.Go(func() {
 		// Told to end in the meantime: no more patience than otherwise.

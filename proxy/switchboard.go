@@ -25,6 +25,8 @@ type switchboard struct {
 	// changed is told of each table that was applied.
 	changed func(routes.Snapshot)
 
+	elders *elders
+
 	current atomic.Pointer[table]
 
 	mu     sync.Mutex // one snapshot at a time
@@ -35,7 +37,7 @@ type switchboard struct {
 func newSwitchboard(logger *slog.Logger, events *eventLog, room *waitingRoom, changed func(routes.Snapshot)) *switchboard {
 	b := &switchboard{
 		logger: logger, events: events, room: room, changed: changed,
-		gates: map[serviceKey]*gate{}, wanted: map[serviceKey]time.Time{},
+		elders: &elders{}, gates: map[serviceKey]*gate{}, wanted: map[serviceKey]time.Time{},
 	}
 	b.current.Store(newTable(routes.Snapshot{}, nil))
 	return b
@@ -134,6 +136,13 @@ func (b *switchboard) tellDrained() {
 }
 
 func (b *switchboard) drained(g *gate, generation uint64) {
+	busy := b.elders.busy(g.key, generation)
+	g.mu.Lock()
+	g.owed = busy
+	g.mu.Unlock()
+	if busy {
+		return
+	}
 	b.events.add(routes.Event{Kind: routes.Drained, Site: g.key.site, Service: g.key.service, Generation: generation})
 }
 
