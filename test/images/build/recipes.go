@@ -26,8 +26,8 @@ mkdir -p /var/cache/apt/archives/partial /var/lib/apt/lists/partial
 }
 
 // images lists all images, in the order in which they are made. Their shape is
-// that of the published ones: open-edX's own parts at the same paths under the
-// same users.
+// that of the published ones: the same parts at the same paths under the same
+// users.
 func images() []*Image {
 	base := debian()
 	python := campusPython(base)
@@ -185,9 +185,8 @@ func mfe(base *Stage) *Image {
 mkdir -p /config /data
 for app in admin-console authn authoring account communications discussions gradebook learner-dashboard learning ora-grading profile; do
 	mkdir -p /openedx/dist/$app
-	for file in /usr/local/lib/mfe/*; do
-		sed "s/@APP@/$app/g" "$file" >/openedx/dist/$app/${file##*/}
-	done
+	cp /usr/local/lib/mfe/* /openedx/dist/$app
+	sed -i "s/@APP@/$app/g" /openedx/dist/$app/*
 done
 rm -rf /usr/local/lib/mfe`,
 		},
