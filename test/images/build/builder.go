@@ -31,10 +31,9 @@ type builder struct {
 	listed bool      // package lists are fresh in this run
 }
 
-const (
-	suite  = "bookworm"
-	mirror = "http://debian.example/debian"
-)
+// suite is the Debian release that everything is made of, from the mirror that
+// mmdebstrap takes by itself.
+const suite = "bookworm"
 
 // build makes the images that are not there yet.
 func (b *builder) build(images []*Image) error {
@@ -187,8 +186,7 @@ func (b *builder) fromNothing(s *Stage, dir string, log io.Writer) error {
 	for _, path := range []string{"/usr/share/doc/*", "/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/lintian/*"} {
 		args = append(args, "--dpkgopt=path-exclude="+path)
 	}
-	args = append(args, suite, tree, "deb "+mirror+" "+suite+" main", "deb "+mirror+" "+suite+"-updates main",
-		"deb http://debian.example/debian-security "+suite+"-security main")
+	args = append(args, suite, tree)
 	cmd := exec.Command("mmdebstrap", args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Run(); err != nil {

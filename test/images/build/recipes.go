@@ -200,7 +200,7 @@ rm -rf /usr/local/lib/mfe`,
 }
 
 // campusPython is what changes seldom of the platform's stand-in: Python with
-// all packages, and the tools that the published image has.
+// all packages, and the client of the database.
 func campusPython(base *Stage) *Stage {
 	debs := &Stage{
 		Name: "campus-debian", Parent: base,
@@ -216,7 +216,6 @@ func campusPython(base *Stage) *Stage {
 			// against nothing that the image lacks.
 			Env: []string{"UWSGI_PROFILE_OVERRIDE=xml=false;ssl=false;pcre=false;json=false;capabilities=false"},
 		},
-		Programs: []Program{{Target: "/usr/local/bin/dockerize", Package: "./test/images/dockerize"}},
 		Script: `
 groupadd --gid 1000 app
 useradd --uid 1000 --gid 1000 --home-dir /openedx --no-create-home --shell /bin/bash app
@@ -238,8 +237,9 @@ func campus(python *Stage, version string) *Image {
 		Name: "campus", Tag: version,
 		Top: &Stage{
 			Name: "campus-" + version, Parent: python,
-			Files: []string{"campus"},
-			Env:   []string{"VERSION=" + version},
+			Programs: []Program{{Target: "/usr/local/bin/dockerize", Package: "./test/images/dockerize"}},
+			Files:    []string{"campus"},
+			Env:      []string{"VERSION=" + version},
 			Script: `
 cd /openedx/edx-platform
 echo "VERSION = $VERSION" >campus/version.py
