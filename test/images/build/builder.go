@@ -31,10 +31,9 @@ type builder struct {
 	listed bool      // package lists are fresh in this run
 }
 
-const (
-	suite  = "bookworm"
-	mirror = "http://debian.example/debian"
-)
+// suite is the Debian release that everything is made of, from the mirror that
+// mmdebstrap takes by itself.
+const suite = "bookworm"
 
 // build makes the images that are not there yet.
 func (b *builder) build(images []*Image) error {
@@ -97,7 +96,7 @@ func (b *builder) stage(s *Stage) (packedLayer, error) {
 	if err := os.RemoveAll(partial); err != nil {
 		return packedLayer{}, err
 	}
-	if err := os.MkdirAll(partial, 0o755); err != nil { //nolint:gosec // becomes part of the image's path
+	if err := os.MkdirAll(partial, 0o755); err != nil {
 		return packedLayer{}, err
 	}
 	err = b.logged(s.Name, func(log io.Writer) error {
@@ -117,7 +116,7 @@ func (b *builder) stage(s *Stage) (packedLayer, error) {
 	if err != nil {
 		return packedLayer{}, err
 	}
-	if err := os.WriteFile(filepath.Join(partial, "layer.json"), raw, 0o644); err != nil { //nolint:gosec // no secret
+	if err := os.WriteFile(filepath.Join(partial, "layer.json"), raw, 0o644); err != nil {
 		return packedLayer{}, err
 	}
 	if err := os.RemoveAll(dir); err != nil {
@@ -133,7 +132,7 @@ func (b *builder) stage(s *Stage) (packedLayer, error) {
 // readLayer opens the packed layer of a finished stage.
 func readLayer(dir string) (packedLayer, error) {
 	l := packedLayer{path: filepath.Join(dir, "layer.tar.gz")}
-	raw, err := os.ReadFile(filepath.Join(dir, "layer.json")) //nolint:gosec // written by this program
+	raw, err := os.ReadFile(filepath.Join(dir, "layer.json"))
 	if err != nil {
 		return l, err
 	}
@@ -154,10 +153,10 @@ func readLayer(dir string) (packedLayer, error) {
 // lines of it when the step fails.
 func (b *builder) logged(name string, step func(io.Writer) error) error {
 	path := filepath.Join(b.out, "log", name+".log")
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // no secret in it
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	log, err := os.Create(path) //nolint:gosec // a file of the output folder
+	log, err := os.Create(path)
 	if err != nil {
 		return err
 	}
@@ -165,7 +164,7 @@ func (b *builder) logged(name string, step func(io.Writer) error) error {
 	if err == nil {
 		return nil
 	}
-	raw, readErr := os.ReadFile(path) //nolint:gosec // written just now
+	raw, readErr := os.ReadFile(path)
 	if readErr == nil && len(raw) > 0 {
 		lines := strings.Split(strings.TrimRight(string(raw), "\n"), "\n")
 		if len(lines) > 30 {
@@ -187,9 +186,8 @@ func (b *builder) fromNothing(s *Stage, dir string, log io.Writer) error {
 	for _, path := range []string{"/usr/share/doc/*", "/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/lintian/*"} {
 		args = append(args, "--dpkgopt=path-exclude="+path)
 	}
-	args = append(args, suite, tree, "deb "+mirror+" "+suite+" main", "deb "+mirror+" "+suite+"-updates main",
-		"deb http://debian.example/debian-security "+suite+"-security main")
-	cmd := exec.Command("mmdebstrap", args...) //nolint:gosec // arguments of the recipe
+	args = append(args, suite, tree)
+	cmd := exec.Command("mmdebstrap", args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("mmdebstrap: %w", err)
@@ -230,7 +228,7 @@ func (b *builder) onParent(s *Stage, dir string, log io.Writer) error {
 		}
 		for i, p := range s.Programs {
 			target := filepath.Join(r.dir, p.Target)
-			if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil { //nolint:gosec // a folder of the image
+			if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
 				return err
 			}
 			if err := copyFile(programs[i], target, 0o755); err != nil {
@@ -278,7 +276,7 @@ func (b *builder) inRoot(parent *Stage, dir string, log io.Writer, folders []sho
 		folders = []shown{}
 	}
 	for _, name := range []string{"lists", "archives"} {
-		if err := os.MkdirAll(filepath.Join(b.out, "apt", name, "partial"), 0o755); err != nil { //nolint:gosec // apt's own cache
+		if err := os.MkdirAll(filepath.Join(b.out, "apt", name, "partial"), 0o755); err != nil {
 			return err
 		}
 	}
@@ -325,8 +323,8 @@ func (b *builder) wheels(w *Wheels) (string, error) {
 	fmt.Fprintf(b.say, "  %-16s …\n", w.Name)
 	partial := dir + ".partial"
 	scratch := dir + ".scratch"
-	defer os.RemoveAll(scratch)                                                                                    //nolint:errcheck // rubbish that the next run removes as well
-	if err := errors.Join(os.RemoveAll(partial), os.RemoveAll(scratch), os.MkdirAll(partial, 0o755)); err != nil { //nolint:gosec // packages anyone may read
+	defer os.RemoveAll(scratch)
+	if err := errors.Join(os.RemoveAll(partial), os.RemoveAll(scratch), os.MkdirAll(partial, 0o755)); err != nil {
 		return "", err
 	}
 	err = b.logged(w.Name, func(log io.Writer) error {
@@ -356,14 +354,14 @@ func (b *builder) wheels(w *Wheels) (string, error) {
 // lock keeps a second builder away from the output folder until this process
 // ends.
 func lock(out string) error {
-	if err := os.MkdirAll(out, 0o755); err != nil { //nolint:gosec // a registry may run as another user
+	if err := os.MkdirAll(out, 0o755); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(filepath.Join(out, "lock"), os.O_CREATE|os.O_RDWR, 0o644) //nolint:gosec // holds nothing
+	f, err := os.OpenFile(filepath.Join(out, "lock"), os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
 		return err
 	}
-	fd := int(f.Fd()) //nolint:gosec // a file descriptor is small
+	fd := int(f.Fd())
 	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err == nil {
 		return nil
 	}

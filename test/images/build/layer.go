@@ -34,11 +34,11 @@ type layerInfo struct {
 // packLayer writes the tree below root as a gzip-compressed layer to path. An
 // overlay's whiteouts become the whiteouts of the image format.
 func packLayer(root, path string) (layerInfo, error) {
-	out, err := os.Create(path) //nolint:gosec // a file of the output folder
+	out, err := os.Create(path)
 	if err != nil {
 		return layerInfo{}, err
 	}
-	defer out.Close() //nolint:errcheck // closed with a check below
+	defer out.Close()
 
 	compressed := &digester{w: out, h: sha256.New()}
 	zip, err := gzip.NewWriterLevel(compressed, gzip.BestSpeed)
@@ -161,11 +161,11 @@ func writeEntry(t *tar.Writer, path, rel string, info fs.FileInfo, seen map[inod
 		if err := t.WriteHeader(head); err != nil {
 			return err
 		}
-		f, err := os.Open(path) //nolint:gosec // a file below the tree's root
+		f, err := os.Open(path)
 		if err != nil {
 			return err
 		}
-		defer f.Close() //nolint:errcheck // read only
+		defer f.Close()
 		_, err = io.Copy(t, f)
 		return err
 	default:

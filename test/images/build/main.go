@@ -81,7 +81,7 @@ func run() error {
 // inside runs this program again in a mount namespace of its own, so that its
 // mounts vanish with it however it ends.
 func inside() error {
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...) //nolint:gosec // this program
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Env = append(os.Environ(), insideEnv+"=1")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
@@ -112,7 +112,7 @@ func moduleRoot() (string, error) {
 		return "", err
 	}
 	for d := dir; ; d = filepath.Dir(d) {
-		raw, err := os.ReadFile(filepath.Join(d, "go.mod")) //nolint:gosec // looking for the module
+		raw, err := os.ReadFile(filepath.Join(d, "go.mod"))
 		if err == nil && strings.HasPrefix(string(raw), "module tarima\n") {
 			return d, nil
 		}

@@ -34,12 +34,12 @@ func (b *builder) program(p Program, log io.Writer) (string, error) {
 	if err := os.RemoveAll(source); err != nil {
 		return "", err
 	}
-	defer os.RemoveAll(source) //nolint:errcheck // rubbish that the next run removes as well
+	defer os.RemoveAll(source)
 	if err := b.unpackModule(p.Module, source, log); err != nil {
 		return "", err
 	}
 	for name, text := range p.Write {
-		if err := os.WriteFile(filepath.Join(source, name), []byte(text), 0o644); err != nil { //nolint:gosec // source text
+		if err := os.WriteFile(filepath.Join(source, name), []byte(text), 0o644); err != nil {
 			return "", err
 		}
 	}
@@ -52,8 +52,8 @@ func (b *builder) program(p Program, log io.Writer) (string, error) {
 // unpackModule puts a writable copy of a module's source at dir: the module
 // cache itself is read only.
 func (b *builder) unpackModule(module, dir string, log io.Writer) error {
-	cmd := exec.Command("go", "mod", "download", "-json", module) //nolint:gosec // a module of the recipe
-	cmd.Dir = os.TempDir()                                        // outside any module
+	cmd := exec.Command("go", "mod", "download", "-json", module)
+	cmd.Dir = os.TempDir() // outside any module
 	cmd.Stderr = log
 	out, err := cmd.Output()
 	if err != nil {
@@ -73,7 +73,7 @@ func (b *builder) unpackModule(module, dir string, log io.Writer) error {
 		}
 		to := filepath.Join(dir, rel)
 		if d.IsDir() {
-			return os.MkdirAll(to, 0o755) //nolint:gosec // public source text
+			return os.MkdirAll(to, 0o755)
 		}
 		if !d.Type().IsRegular() {
 			return nil
@@ -83,10 +83,10 @@ func (b *builder) unpackModule(module, dir string, log io.Writer) error {
 }
 
 func (b *builder) compile(dir, pkg, out string, log io.Writer) error {
-	if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil { //nolint:gosec // programs anyone may run
+	if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
 		return err
 	}
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", out, pkg) //nolint:gosec // of the recipe
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", out, pkg)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "GOWORK=off")
 	cmd.Stdout, cmd.Stderr = log, log

@@ -26,8 +26,8 @@ mkdir -p /var/cache/apt/archives/partial /var/lib/apt/lists/partial
 }
 
 // images lists all images, in the order in which they are made. Their shape is
-// that of the published ones: open-edX's own parts at the same paths under the
-// same users.
+// that of the published ones: the same parts at the same paths under the same
+// users.
 func images() []*Image {
 	base := debian()
 	python := campusPython(base)
@@ -185,9 +185,8 @@ func mfe(base *Stage) *Image {
 mkdir -p /config /data
 for app in admin-console authn authoring account communications discussions gradebook learner-dashboard learning ora-grading profile; do
 	mkdir -p /openedx/dist/$app
-	for file in /usr/local/lib/mfe/*; do
-		sed "s/@APP@/$app/g" "$file" >/openedx/dist/$app/${file##*/}
-	done
+	cp /usr/local/lib/mfe/* /openedx/dist/$app
+	sed -i "s/@APP@/$app/g" /openedx/dist/$app/*
 done
 rm -rf /usr/local/lib/mfe`,
 		},
@@ -201,7 +200,7 @@ rm -rf /usr/local/lib/mfe`,
 }
 
 // campusPython is what changes seldom of the platform's stand-in: Python with
-// all packages, and the tools that the published image has.
+// all packages, and the client of the database.
 func campusPython(base *Stage) *Stage {
 	debs := &Stage{
 		Name: "campus-debian", Parent: base,
@@ -217,7 +216,6 @@ func campusPython(base *Stage) *Stage {
 			// against nothing that the image lacks.
 			Env: []string{"UWSGI_PROFILE_OVERRIDE=xml=false;ssl=false;pcre=false;json=false;capabilities=false"},
 		},
-		Programs: []Program{{Target: "/usr/local/bin/dockerize", Package: "./test/images/dockerize"}},
 		Script: `
 groupadd --gid 1000 app
 useradd --uid 1000 --gid 1000 --home-dir /openedx --no-create-home --shell /bin/bash app
@@ -239,8 +237,9 @@ func campus(python *Stage, version string) *Image {
 		Name: "campus", Tag: version,
 		Top: &Stage{
 			Name: "campus-" + version, Parent: python,
-			Files: []string{"campus"},
-			Env:   []string{"VERSION=" + version},
+			Programs: []Program{{Target: "/usr/local/bin/dockerize", Package: "./test/images/dockerize"}},
+			Files:    []string{"campus"},
+			Env:      []string{"VERSION=" + version},
 			Script: `
 cd /openedx/edx-platform
 echo "VERSION = $VERSION" >campus/version.py

@@ -37,7 +37,7 @@ type root struct {
 // openRoot mounts the stages' trees (lowest first) below a fresh one.
 func openRoot(lower []string, upper, work, dir string, log io.Writer) (*root, error) {
 	for _, d := range []string{upper, work, dir} {
-		if err := os.MkdirAll(d, 0o755); err != nil { //nolint:gosec // it becomes the image's root
+		if err := os.MkdirAll(d, 0o755); err != nil {
 			return nil, err
 		}
 	}
@@ -138,14 +138,14 @@ func (r *root) point(path string, dir bool) error {
 		return err
 	}
 	if dir {
-		if err := os.MkdirAll(path, 0o755); err != nil { //nolint:gosec // a mount point
+		if err := os.MkdirAll(path, 0o755); err != nil {
 			return err
 		}
 	} else {
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // a mount point's folder
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return err
 		}
-		if err := os.WriteFile(path, nil, 0o644); err != nil { //nolint:gosec // a mount point
+		if err := os.WriteFile(path, nil, 0o644); err != nil {
 			return err
 		}
 	}
@@ -227,7 +227,7 @@ func layOver(source, target string) error {
 		}
 		switch {
 		case info.IsDir():
-			return os.MkdirAll(to, 0o755) //nolint:gosec // a folder of the image
+			return os.MkdirAll(to, 0o755)
 		case info.Mode()&fs.ModeSymlink != 0:
 			link, err := os.Readlink(path)
 			if err != nil {
@@ -246,15 +246,15 @@ func layOver(source, target string) error {
 }
 
 func copyFile(from, to string, mode fs.FileMode) error {
-	in, err := os.Open(from) //nolint:gosec // a file of the source tree
+	in, err := os.Open(from)
 	if err != nil {
 		return err
 	}
-	defer in.Close() //nolint:errcheck // read only
+	defer in.Close()
 	if err := os.Remove(to); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, mode) //nolint:gosec // a file of the image
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, mode)
 	if err != nil {
 		return err
 	}

@@ -63,7 +63,7 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	return syscall.Exec(path, flag.Args(), os.Environ()) //nolint:gosec // the command that was asked for
+	return syscall.Exec(path, flag.Args(), os.Environ())
 }
 
 // await asks until the server answers or ctx ends.
@@ -88,7 +88,8 @@ func ask(ctx context.Context, u *url.URL) error {
 		if err != nil {
 			return err
 		}
-		answer, err := http.DefaultClient.Do(request)
+		client := http.Client{Timeout: 10 * time.Second}
+		answer, err := client.Do(request)
 		if err != nil {
 			return err
 		}

@@ -15,10 +15,13 @@ const maxDepth = 200
 //
 //	or      = and { OR and }
 //	and     = not { AND not }
-//	not     = NOT not | "(" or ")" | term
-//	term    = name ( "=" | "!=" | "<" | "<=" | ">" | ">=" ) value
-//	        | name value TO value | name [ NOT ] IN "[" value , … "]"
-//	        | name [ NOT ] EXISTS | name IS [ NOT ] ( NULL | EMPTY )
+//	not     = NOT not | "(" or ")" | test
+//
+// and a test one of
+//
+//	name ( "=" | "!=" | "<" | "<=" | ">" | ">=" ) value
+//	name value TO value | name [ NOT ] IN "[" value , … "]"
+//	name [ NOT ] EXISTS | name IS [ NOT ] ( NULL | EMPTY )
 func parseExpression(text string) (condition, error) {
 	words, err := lex(text)
 	if err != nil {
@@ -152,10 +155,10 @@ func (p *parser) not(depth int) (condition, error) {
 		}
 		return c, err
 	}
-	return p.term()
+	return p.comparison()
 }
 
-func (p *parser) term() (condition, error) {
+func (p *parser) comparison() (condition, error) {
 	name, err := p.value()
 	if err != nil {
 		return nil, err

@@ -94,7 +94,7 @@ func open(dir, master string) (*service, error) {
 }
 
 func readJSON(path string, into any) error {
-	raw, err := os.ReadFile(path) //nolint:gosec // below the database folder
+	raw, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
@@ -130,7 +130,7 @@ func writeJSON(path string, value any) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name()) //nolint:errcheck // renamed when all went well
+	defer os.Remove(f.Name())
 	_, err = f.Write(raw)
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
@@ -142,7 +142,7 @@ func writeJSON(path string, value any) error {
 }
 
 func syncFolder(path string) error {
-	d, err := os.Open(path) //nolint:gosec // below the database folder
+	d, err := os.Open(path)
 	if err != nil {
 		return err
 	}
