@@ -24,6 +24,10 @@ import (
 // readers is the group whose members may look at the site without being root.
 const readers = "tarima"
 
+// lockWait is how long a daemon waits for the one before it to let go of the
+// store: no longer than a person takes for "at once".
+const lockWait = 300 * time.Millisecond
+
 func (c *cli) daemonCommand() *cobra.Command {
 	return c.verb("daemon", cobra.NoArgs, func(cmd *cobra.Command, _ []string) error {
 		watchdog, err := daemon.SdWatchdogEnabled(false)
@@ -61,7 +65,11 @@ func (a *appliance) run(ctx context.Context, watchdog time.Duration) (err error)
 	if err := a.makeFolders(); err != nil {
 		return err
 	}
-	if a.store, err = store.Open(ctx, store.Config{Dir: filepath.Join(a.paths.State, "store"), Logger: a.log}); err != nil {
+	if a.store, err = store.Open(ctx, store.Config{
+		Dir:    filepath.Join(a.paths.State, "store"),
+		Wait:   lockWait,
+		Logger: a.log,
+	}); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, a.store.Close()) }()

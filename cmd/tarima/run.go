@@ -115,11 +115,11 @@ func (r *runner) start(verb string) (*child, error) {
 
 // end asks the process to end and waits for it.
 func (ch *child) end() error {
-	if err := ch.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		return nil // it has ended already
-	}
+	// One that has ended already cannot be signalled, and is done.
+	_ = ch.cmd.Process.Signal(syscall.SIGTERM)
 	select {
-	case <-ch.done:
+	case err := <-ch.done:
+		ch.done <- err
 		return nil
 	case <-time.After(time.Minute):
 		return fmt.Errorf("the %s (process %d) does not end", ch.name, ch.cmd.Process.Pid)
