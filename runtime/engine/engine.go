@@ -78,7 +78,7 @@ func Open(ctx context.Context, cfg Config) (_ *Engine, err error) {
 	}
 	imageRoot := cfg.Root
 	if cfg.Socket != "" {
-		imageRoot = "" // an external containerd keeps its content elsewhere
+		imageRoot = externalRoot(e.contextFor(ctx), e.client)
 	}
 	e.images = newImageCache(e.client, cfg.Images, imageRoot, e.log)
 	if err := e.watch(); err != nil {
@@ -122,11 +122,10 @@ func (e *Engine) contextFor(ctx context.Context) context.Context {
 	return containerdLogger(namespaces.WithNamespace(ctx, namespace), e.cfg.Logger)
 }
 
-// collect removes unreferenced blobs and snapshots now. An external containerd
-// does so by itself.
+// collect removes unreferenced blobs and snapshots now.
 func (e *Engine) collect(ctx context.Context) error {
 	if e.embedded == nil {
-		return nil
+		return e.images.collect(ctx)
 	}
 	_, err := e.embedded.db.GarbageCollect(ctx)
 	return err

@@ -147,6 +147,10 @@ func classify(what string, err error) error {
 			e.detail += "; is the name right, and is the login in the credentials file?"
 		case http.StatusNotFound:
 			e.kind = ErrImageNotFound
+		case http.StatusRequestedRangeNotSatisfiable:
+			// Asked for the rest of a layer of which there is no rest.
+			e.kind = ErrCorruptImage
+			e.detail = "a layer is shorter than the manifest says"
 		}
 	case errors.Is(err, docker.ErrInvalidAuthorization):
 		e.kind = ErrUnauthorized

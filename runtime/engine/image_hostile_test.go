@@ -96,6 +96,7 @@ func TestHostileDocuments(t *testing.T) {
 		{"layer without size", func(m map[string]any) { firstOf(m, "layers")["size"] = 0 }, nil, engine.ErrCorruptImage},
 		{"negative layer size", func(m map[string]any) { firstOf(m, "layers")["size"] = -5 }, nil, engine.ErrCorruptImage},
 		{"wrong layer size", func(m map[string]any) { firstOf(m, "layers")["size"] = 100 }, nil, engine.ErrCorruptImage},
+		{"layer shorter than said", func(m map[string]any) { firstOf(m, "layers")["size"] = 1 << 20 }, nil, engine.ErrCorruptImage},
 		{"layer of an exbibyte", func(m map[string]any) { firstOf(m, "layers")["size"] = 1 << 60 }, nil, engine.ErrCorruptImage},
 		{"layer larger than the disk", func(m map[string]any) { firstOf(m, "layers")["size"] = 1 << 40 }, nil, engine.ErrNoSpace},
 		{"layer type", func(m map[string]any) { firstOf(m, "layers")["mediaType"] = "application/x-shell" }, nil, engine.ErrCorruptImage},

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/content"
@@ -393,7 +394,7 @@ func (p *pull) blob(ctx context.Context, fetcher remotes.Fetcher, blob ocispec.D
 			// The bytes are not those that the digest names. What was stored would
 			// spoil every further attempt; a proxy on the way may have spoiled it
 			// once, so one more attempt from the first byte is fair.
-			if err := store.Abort(ctx, remotes.MakeRefKey(ctx, blob)); err != nil && !errdefs.IsNotFound(err) {
+			if err := abort(ctx, store, blob); err != nil {
 				return fmt.Errorf("drop wrong content: %w", err)
 			}
 			if wrong++; wrong > 1 {
@@ -413,6 +414,24 @@ func (p *pull) blob(ctx context.Context, fetcher remotes.Fetcher, blob ocispec.D
 				return err
 			}
 		default:
+			return err
+		}
+	}
+}
+
+// abort drops what was stored of a download. An external containerd closes the
+// writer that has just failed a moment later than its client; until then it
+// may refuse.
+func abort(ctx context.Context, store content.Store, blob ocispec.Descriptor) error {
+	for attempt := 1; ; attempt++ {
+		err := store.Abort(ctx, remotes.MakeRefKey(ctx, blob))
+		if err == nil || errdefs.IsNotFound(err) {
+			return nil
+		}
+		if attempt == 6 {
+			return err
+		}
+		if err := sleep(ctx, backoff(attempt, 20*time.Millisecond, time.Second)); err != nil {
 			return err
 		}
 	}

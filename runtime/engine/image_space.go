@@ -1,10 +1,29 @@
 package engine
 
 import (
+	"context"
 	"fmt"
+	"os"
 
+	containerd "github.com/containerd/containerd/v2/client"
 	"golang.org/x/sys/unix"
 )
+
+// externalRoot is the folder in which an external containerd unpacks images; ""
+// when it does not tell or its file system is not that of this process.
+func externalRoot(ctx context.Context, client *containerd.Client) string {
+	found, err := client.IntrospectionService().Plugins(ctx, "id=="+snapshotter)
+	if err != nil {
+		return ""
+	}
+	for _, plugin := range found.Plugins {
+		root := plugin.Exports["root"]
+		if info, err := os.Stat(root); root != "" && err == nil && info.IsDir() {
+			return root
+		}
+	}
+	return ""
+}
 
 // unpackFactor is how much larger than its compressed form a layer is taken to
 // be on disk, for the check before a pull. Layers of Debian and Python that
@@ -15,7 +34,7 @@ const unpackFactor = 3
 // unpacking of packed compressed bytes would leave less than the reserve. It is
 // an estimate: a disk that fills up all the same fails the pull later.
 func (c *imageCache) checkSpace(what string, missing, packed int64) error {
-	if c.root == "" { // an external containerd's root may be anywhere
+	if c.root == "" {
 		return nil
 	}
 	var fs unix.Statfs_t

@@ -1,6 +1,10 @@
 // The containerd daemon that the engine's tests use as an external one; see
 // TARIMA_TEST_CONTAINERD in runtime/engine. It is a module of its own because
-// the daemon needs far more than the library.
+// the daemon needs far more than the library. Keep its version that of the
+// project's go.mod. Built with:
+//
+//	CGO_ENABLED=0 go build -C test/containerd -trimpath -tags "no_cri no_btrfs no_devmapper no_zfs no_tracing" \
+//		-o ../../bin/containerd github.com/containerd/containerd/v2/cmd/containerd
 module tarima/test/containerd
 
 go 1.26.8
