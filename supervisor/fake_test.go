@@ -228,7 +228,7 @@ func (e *fakeEngine) Stop(ctx context.Context, id, _ string, patience time.Durat
 	ended := make(chan struct{})
 	time.AfterFunc(min(max(b.stopTakes, time.Millisecond), patience), func() {
 		e.exit(id, c, container.Exit{Code: 143})
-		close(ended)
+		time.AfterFunc(time.Millisecond, func() { close(ended) }) // the event is seen first
 	})
 	select {
 	case <-ended:

@@ -23,7 +23,11 @@ func settled(r *rig) {
 
 func TestHungServiceLeavesRoutingAndIsRestarted(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
-		settled(r)
+		r.boot()
+		r.mustApply(change(demo(), "lms", func(s *Service) { s.Spec.StopTimeout = 10 * time.Minute }))
+		r.until(OverallReady, time.Minute)
+		pass(time.Minute)
+		r.engine.forgetLog()
 		pids := r.engine.running()
 		r.engine.setAct("lms", behaviour{hung: true, stopTakes: time.Hour})
 		hung := time.Now()
