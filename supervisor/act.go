@@ -124,9 +124,18 @@ func retryWait(failures int) time.Duration {
 
 func (s *Supervisor) applyNetwork(now time.Time) {
 	t := s.site.Topology
+	running := map[string]int{}
+	for name, st := range s.observed {
+		if st.State == container.Running && st.PID > 0 {
+			running[name] = st.PID
+		}
+	}
 	s.network.Applying = true
 	s.begin("network", Operation{Action: ActionNetwork, Deadline: now.Add(networkDeadline)}, false, func(ctx context.Context) func() {
 		err := s.cfg.Network.Apply(ctx, t)
+		if err == nil {
+			s.reattach(ctx, running)
+		}
 		return func() {
 			s.network.Applying = false
 			if err != nil {
@@ -142,6 +151,17 @@ func (s *Supervisor) applyNetwork(now time.Time) {
 			s.trouble("network", "")
 		}
 	})
+}
+
+// reattach gives containers that run already their interfaces, where the
+// network that held them was lost; an interface that is right is left alone.
+func (s *Supervisor) reattach(ctx context.Context, running map[string]int) {
+	for name, pid := range running {
+		if err := s.cfg.Network.Attach(ctx, s.cfg.Site, name, pid); err != nil {
+			// It may have ended meanwhile, or belong to no service any more.
+			s.log.Warn("interface of a running container", "service", name, "pid", pid, "error", err)
+		}
+	}
 }
 
 // launch makes the spec ready for the engine: the pinned digest, and the

@@ -31,6 +31,7 @@ func (s *Supervisor) Apply(ctx context.Context, d Desired, a record.Applied) err
 	if err != nil {
 		return fmt.Errorf("apply: %w", err)
 	}
+	p.Topology.Resolvers = s.cfg.Resolvers
 	pasts := map[string]past{}
 	for name := range p.services {
 		if s.hasPast(name) {

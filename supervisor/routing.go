@@ -244,8 +244,12 @@ func (s *Supervisor) routerTold(t told) {
 	}
 	for host, detail := range t.certs {
 		if s.certs[host] != detail {
+			_, known := s.certs[host]
 			s.certs[host] = detail
-			s.tell(record.Trouble, "", fmt.Sprintf("proxy: the certificate of %.100q: %.200q", host, detail), time.Now())
+			if !known && detail == routes.CertificateValid {
+				continue // as it was before this daemon began: no news
+			}
+			s.tell(record.Certificate, "", fmt.Sprintf("%.100q: %.200q", host, detail), time.Now())
 		}
 	}
 	s.wake()

@@ -3,6 +3,7 @@ package supervisor
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -138,7 +139,7 @@ func (s *Supervisor) StopAll(ctx context.Context) error {
 		s.mu.Unlock()
 		switch {
 		case left == "":
-			return nil
+			return s.clear(ctx)
 		case ended:
 			return fmt.Errorf("stop the site: %s: %w", left, ErrNotRunning)
 		}
@@ -148,6 +149,31 @@ func (s *Supervisor) StopAll(ctx context.Context) error {
 			return fmt.Errorf("stop the site: %s: %w", left, context.Cause(ctx))
 		}
 	}
+}
+
+// clear removes the containers that have ended, so that no process is left of
+// a stopped site: the shims go with the last of their containers. How each one
+// ended stands in the history.
+func (s *Supervisor) clear(ctx context.Context) error {
+	s.mu.Lock()
+	var ended []string
+	for name, st := range s.observed {
+		if st.State != container.Running {
+			ended = append(ended, name)
+		}
+	}
+	s.mu.Unlock()
+	var failed error
+	for _, name := range ended {
+		if err := s.discard(ctx, container.ID(s.cfg.Site, name), name); err != nil {
+			failed = errors.Join(failed, fmt.Errorf("%s: %w", name, err))
+		}
+	}
+	s.mu.Lock()
+	s.relist = time.Now()
+	s.mu.Unlock()
+	s.wake()
+	return failed
 }
 
 // left names what still runs, "" when nothing does.

@@ -23,7 +23,9 @@ type Config struct {
 	Logger  *slog.Logger
 	Prefix4 netip.Prefix // the site's own range
 	Prefix6 netip.Prefix // zero: no IPv6 inside
-	Policy  Policy
+	// Resolvers are the name servers that services with egress may ask.
+	Resolvers []netip.Addr
+	Policy    Policy
 	// Watchdog is called at the end of every turn of the loop, and at least
 	// every WatchdogEvery (default 5 s): a loop that hangs does not call it.
 	Watchdog      func()

@@ -73,10 +73,17 @@ func (a *appliance) Act(ctx context.Context, service string, action control.Acti
 }
 
 // StopSite implements control.Backend.
-func (a *appliance) StopSite(ctx context.Context) error { return a.supervisor.StopAll(ctx) }
+func (a *appliance) StopSite(ctx context.Context) error {
+	err := a.supervisor.StopAll(ctx)
+	a.stopped.Store(err == nil)
+	return err
+}
 
 // StartSite implements control.Backend.
-func (a *appliance) StartSite(ctx context.Context) error { return a.supervisor.StartAll(ctx) }
+func (a *appliance) StartSite(ctx context.Context) error {
+	a.stopped.Store(false)
+	return a.supervisor.StartAll(ctx)
+}
 
 // Events implements control.Backend.
 func (a *appliance) Events(ctx context.Context, after uint64, limit int, wait time.Duration) ([]record.Event, error) {

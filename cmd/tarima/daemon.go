@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -54,6 +56,7 @@ type appliance struct {
 	router     *proxy.Client
 	supervisor *supervisor.Supervisor
 	wishes     wishes
+	stopped    atomic.Bool // the whole site was stopped and not started since
 }
 
 // run starts the rooms in order, serves until ctx ends, and closes them in
@@ -87,16 +90,18 @@ func (a *appliance) run(ctx context.Context, watchdog time.Duration) (err error)
 		return err
 	}
 
+	repaired := &repairing{Network: a.network, log: a.log}
 	changed := newBell()
 	a.supervisor, err = supervisor.New(supervisor.Config{
 		Site:          defaultSite,
 		Engine:        a.engine,
-		Network:       a.network,
+		Network:       repaired,
 		Store:         a.store,
 		Router:        a.router,
 		Logger:        a.log,
 		Prefix4:       wanted.config.Network.Range4,
 		Prefix6:       wanted.config.Network.Range6,
+		Resolvers:     a.resolvers(),
 		Watchdog:      a.feed(watchdog),
 		WatchdogEvery: watchdog / 3,
 		Notify:        changed.tell,
@@ -120,11 +125,24 @@ func (a *appliance) run(ctx context.Context, watchdog time.Duration) (err error)
 	a.log.Info("ready", "after", time.Since(a.started).Round(time.Millisecond), "version", version)
 	background, end := context.WithCancel(ctx)
 	defer end()
-	go a.copyStore(background)
+	go repaired.run(background, time.Minute)
 	go changed.each(background, func() { a.notify("STATUS=" + a.statusLine()) })
 	err = a.supervisor.Run(ctx)
 	a.notify("STOPPING=1")
+	if a.stopped.Load() {
+		// Nothing runs any more: nothing of the site stays on the host either.
+		err = errors.Join(err, a.network.Remove(context.WithoutCancel(ctx), defaultSite))
+	}
 	return err
+}
+
+// resolvers are the name servers that services with egress may ask.
+func (a *appliance) resolvers() []netip.Addr {
+	found, err := network.Resolvers("")
+	if err != nil {
+		a.log.Warn("containers cannot look up names outside", "error", err)
+	}
+	return found
 }
 
 // makeFolders makes what systemd's StateDirectory= and RuntimeDirectory= make
@@ -237,21 +255,4 @@ func (a *appliance) statusLine() string {
 		}
 	}
 	return fmt.Sprintf("%s, %d of %d services ready", status.Overall, ready, len(status.Services))
-}
-
-// copyStore keeps rolling copies of the store, so that a damaged one costs an
-// hour of history at most.
-func (a *appliance) copyStore(ctx context.Context) {
-	tick := time.NewTicker(time.Hour)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			if err := a.store.Copy(ctx); err != nil {
-				a.log.Error("copy the store", "error", err)
-			}
-		}
-	}
 }

@@ -18,6 +18,7 @@ import (
 // Levels of a finding.
 const (
 	levelOK      = "ok"
+	levelInfo    = "info"
 	levelWarning = "warning"
 	levelError   = "error"
 )
@@ -73,6 +74,9 @@ func (c *cli) printFindings(findings []control.Finding, running bool) {
 	}
 	wrong := 0
 	for _, f := range findings {
+		if f.Level == levelInfo {
+			f.Level = levelOK // good to know, nothing to do
+		}
 		color := map[string]string{levelOK: green, levelWarning: yellow, levelError: red}[f.Level]
 		fmt.Fprintf(c.out, "%s  %s  %s\n", paint(c.say("doctor."+f.Level), color, c.color()), f.Code, f.Text)
 		if f.Level == levelOK {

@@ -111,6 +111,10 @@ const (
 	Certificate EventKind = "certificate" // the state of a name's certificate changed
 )
 
+// CertificateValid is the Detail of a Certificate event for a certificate that
+// is in place.
+const CertificateValid = "valid"
+
 // Event is input from a process that may be hostile: check every field.
 type Event struct {
 	Seq        uint64    `json:"seq"`

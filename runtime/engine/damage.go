@@ -21,8 +21,11 @@ func checkDatabases(root string, check func(path string) error) error {
 	}
 	for _, path := range databases {
 		err := check(path)
+		var unreadable *fs.PathError
 		switch {
 		case err == nil, errors.Is(err, fs.ErrNotExist):
+		case errors.As(err, &unreadable):
+			return fmt.Errorf("look at containerd's database: %w", err)
 		default:
 			return fmt.Errorf("%w: %s: %w", ErrDamaged, path, err)
 		}

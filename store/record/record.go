@@ -66,6 +66,7 @@ const (
 	JobFailed     EventKind = "job-failed"
 	LimitsChanged EventKind = "limits-changed"
 	Suppressed    EventKind = "suppressed" // a health restart held back, with the reason
+	Certificate   EventKind = "certificate" // the state of a public name's certificate changed
 	Trouble       EventKind = "trouble"    // engine, network, store or host
 )
 
