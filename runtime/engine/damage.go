@@ -4,8 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 )
+
+// databases that belong together: each means nothing without the other.
+var databases = []string{
+	"io.containerd.metadata.v1.bolt/meta.db",
+	"io.containerd.snapshotter.v1.overlayfs/metadata.db",
+}
 
 // checkDatabases looks at containerd's own databases before they are opened:
 // on damaged pages they panic in goroutines of their own, which would end the
@@ -15,11 +22,11 @@ func checkDatabases(root string, check func(path string) error) error {
 		return nil
 	}
 	// Each plugin keeps its database right below its folder.
-	databases, err := filepath.Glob(filepath.Join(root, "io.containerd.*", "*.db"))
+	found, err := filepath.Glob(filepath.Join(root, "io.containerd.*", "*.db"))
 	if err != nil {
 		return err
 	}
-	for _, path := range databases {
+	for _, path := range found {
 		err := check(path)
 		var unreadable *fs.PathError
 		switch {
@@ -30,5 +37,34 @@ func checkDatabases(root string, check func(path string) error) error {
 			return fmt.Errorf("%w: %s: %w", ErrDamaged, path, err)
 		}
 	}
+	return checkPair(root)
+}
+
+// checkPair finds that one of the databases is missing or was emptied, which a
+// check of each alone takes for a beginning.
+func checkPair(root string) error {
+	var present, absent []string
+	for _, name := range databases {
+		path := filepath.Join(root, name)
+		if info, err := os.Stat(path); err == nil && info.Size() > 0 {
+			present = append(present, path)
+		} else {
+			absent = append(absent, path)
+		}
+	}
+	if len(present) > 0 && len(absent) > 0 {
+		return fmt.Errorf("%w: %s is missing or empty", ErrDamaged, absent[0])
+	}
 	return nil
+}
+
+// guarded runs something that reads databases; a panic, as they make one of
+// inner damage, becomes ErrDamaged.
+func guarded(do func() error) (err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			err = fmt.Errorf("%w: %v", ErrDamaged, cause)
+		}
+	}()
+	return do()
 }

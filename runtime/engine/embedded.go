@@ -52,7 +52,7 @@ func startEmbedded(cfg Config) (_ *embedded, err error) {
 	e := &embedded{set: plugin.NewPluginSet(), stop: stop, background: ctx}
 	defer func() {
 		if cause := recover(); cause != nil { // a broken database
-			_ = e.closeBroken()
+			_ = e.closeBounded()
 			panic(cause)
 		}
 		if err != nil {
@@ -230,18 +230,21 @@ func (e *embedded) client() (*containerd.Client, error) {
 	return client, nil
 }
 
-// closeBroken closes what can be closed of a containerd whose databases have
-// failed in the middle of a transaction.
-func (e *embedded) closeBroken() error {
+// closePatience is how long transactions may take to end at Close.
+const closePatience = 10 * time.Second
+
+// closeBounded closes, but does not wait for ever for a database that has failed
+// in the middle of a transaction.
+func (e *embedded) closeBounded() error {
 	done := make(chan error, 1)
 	go func() { done <- guarded(e.close) }()
-	timer := time.NewTimer(5 * time.Second)
+	timer := time.NewTimer(closePatience)
 	defer timer.Stop()
 	select {
 	case err := <-done:
 		return err
 	case <-timer.C:
-		return errors.New("a transaction does not end")
+		return errors.New("closing containerd: a transaction does not end")
 	}
 }
 

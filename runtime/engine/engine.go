@@ -26,7 +26,6 @@ type Engine struct {
 	work     *keyedLock
 	images   *imageCache
 	events   *fanout
-	rebuilt  string // why the root was begun anew
 
 	background context.Context // ends with Close
 	stop       context.CancelFunc
@@ -85,49 +84,27 @@ func Open(ctx context.Context, cfg Config) (_ *Engine, err error) {
 	if err := e.sweepAtOpen(ctx); err != nil {
 		e.log.Warn("removing what an earlier process left", "error", err)
 	}
-	if err := removeAside(cfg.Root); err != nil {
-		e.log.Warn("removing an engine root that was put aside", "error", err)
-	}
 	if err := removeOldShims(cfg.Root, cfg.State, e.shim); err != nil {
 		e.log.Warn("removing old shim binaries", "error", err)
 	}
 	return e, nil
 }
 
-// embed starts the embedded containerd, with a new root when the databases of
-// the old one are broken.
+// embed starts the embedded containerd, or says by ErrDamaged that its
+// databases cannot be used.
 func (e *Engine) embed(ctx context.Context) error {
-	start := func() error {
-		if err := checkRoot(e.cfg.Root); err != nil {
+	if err := checkDatabases(e.cfg.Root, e.cfg.CheckDatabase); err != nil {
+		return err
+	}
+	return guarded(func() (err error) {
+		if e.embedded, err = startEmbedded(e.cfg); err != nil {
 			return err
 		}
-		return guarded(func() (err error) {
-			if e.embedded, err = startEmbedded(e.cfg); err != nil {
-				return err
-			}
-			if e.client, err = e.embedded.client(); err != nil {
-				return err
-			}
-			return e.readAll(ctx)
-		})
-	}
-	err := start()
-	if !errors.Is(err, errBroken) {
-		return err
-	}
-	e.log.Error("the engine's root is broken and is begun anew: images will be fetched again", "root", e.cfg.Root, "error", err)
-	e.rebuilt = err.Error()
-	if e.embedded != nil {
-		broken := e.embedded
-		e.embedded, e.client = nil, nil
-		if err := broken.closeBroken(); err != nil {
-			e.log.Warn("closing the broken databases", "error", err)
+		if e.client, err = e.embedded.client(); err != nil {
+			return err
 		}
-	}
-	if err := setAside(e.cfg.Root); err != nil {
-		return err
-	}
-	return start()
+		return e.readAll(ctx)
+	})
 }
 
 // readAll reads every list once, so that inner damage of a database shows now
@@ -161,7 +138,7 @@ func (e *Engine) Close() error {
 			errs = append(errs, e.client.Close())
 		}
 		if e.embedded != nil {
-			errs = append(errs, e.embedded.close())
+			errs = append(errs, e.embedded.closeBounded())
 		}
 		removeEmptyCgroups(e.cfg.Cgroup)
 		errs = append(errs, e.lock.release())
