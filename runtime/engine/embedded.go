@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	containersapi "github.com/containerd/containerd/api/services/containers/v1"
 	diffapi "github.com/containerd/containerd/api/services/diff/v1"
@@ -50,6 +51,10 @@ func startEmbedded(cfg Config) (_ *embedded, err error) {
 	ctx, stop := context.WithCancel(containerdLogger(context.Background(), cfg.Logger))
 	e := &embedded{set: plugin.NewPluginSet(), stop: stop, background: ctx}
 	defer func() {
+		if cause := recover(); cause != nil { // a broken database
+			_ = e.closeBroken()
+			panic(cause)
+		}
 		if err != nil {
 			_ = e.close()
 		}
@@ -223,6 +228,21 @@ func (e *embedded) client() (*containerd.Client, error) {
 		return nil, fmt.Errorf("in-process containerd client: %w", err)
 	}
 	return client, nil
+}
+
+// closeBroken closes what can be closed of a containerd whose databases have
+// failed in the middle of a transaction.
+func (e *embedded) closeBroken() error {
+	done := make(chan error, 1)
+	go func() { done <- guarded(e.close) }()
+	timer := time.NewTimer(5 * time.Second)
+	defer timer.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-timer.C:
+		return errors.New("a transaction does not end")
+	}
 }
 
 // close ends the plugins; shims and their containers stay. The order matters:

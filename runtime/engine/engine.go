@@ -26,6 +26,7 @@ type Engine struct {
 	work     *keyedLock
 	images   *imageCache
 	events   *fanout
+	rebuilt  string // why the root was begun anew
 
 	background context.Context // ends with Close
 	stop       context.CancelFunc
@@ -64,11 +65,8 @@ func Open(ctx context.Context, cfg Config) (_ *Engine, err error) {
 	e.host = probeHost(cfg)
 	if cfg.Socket != "" {
 		e.client, err = connectExternal(ctx, cfg.Socket)
-	} else if err = checkDatabases(cfg.Root, cfg.CheckDatabase); err == nil {
-		e.embedded, err = startEmbedded(cfg)
-		if err == nil {
-			e.client, err = e.embedded.client()
-		}
+	} else {
+		err = e.embed(ctx)
 	}
 	if err != nil {
 		return nil, err
@@ -87,10 +85,66 @@ func Open(ctx context.Context, cfg Config) (_ *Engine, err error) {
 	if err := e.sweepAtOpen(ctx); err != nil {
 		e.log.Warn("removing what an earlier process left", "error", err)
 	}
+	if err := removeAside(cfg.Root); err != nil {
+		e.log.Warn("removing an engine root that was put aside", "error", err)
+	}
 	if err := removeOldShims(cfg.Root, cfg.State, e.shim); err != nil {
 		e.log.Warn("removing old shim binaries", "error", err)
 	}
 	return e, nil
+}
+
+// embed starts the embedded containerd, with a new root when the databases of
+// the old one are broken.
+func (e *Engine) embed(ctx context.Context) error {
+	start := func() error {
+		if err := checkRoot(e.cfg.Root); err != nil {
+			return err
+		}
+		return guarded(func() (err error) {
+			if e.embedded, err = startEmbedded(e.cfg); err != nil {
+				return err
+			}
+			if e.client, err = e.embedded.client(); err != nil {
+				return err
+			}
+			return e.readAll(ctx)
+		})
+	}
+	err := start()
+	if !errors.Is(err, errBroken) {
+		return err
+	}
+	e.log.Error("the engine's root is broken and is begun anew: images will be fetched again", "root", e.cfg.Root, "error", err)
+	e.rebuilt = err.Error()
+	if e.embedded != nil {
+		broken := e.embedded
+		e.embedded, e.client = nil, nil
+		if err := broken.closeBroken(); err != nil {
+			e.log.Warn("closing the broken databases", "error", err)
+		}
+	}
+	if err := setAside(e.cfg.Root); err != nil {
+		return err
+	}
+	return start()
+}
+
+// readAll reads every list once, so that inner damage of a database shows now
+// and not in the middle of the work.
+func (e *Engine) readAll(ctx context.Context) error {
+	ctx = e.contextFor(ctx)
+	if _, err := e.client.ContainerService().List(ctx); err != nil {
+		return err
+	}
+	if _, err := e.client.ImageService().List(ctx); err != nil {
+		return err
+	}
+	if _, err := e.client.LeasesService().List(ctx); err != nil {
+		return err
+	}
+	var keys []string
+	return e.client.SnapshotService(snapshotter).Walk(ctx, collectKeys(&keys))
 }
 
 // Close ends the engine. Containers go on; the next Open finds them.

@@ -25,6 +25,10 @@ const execOutput = 64 << 10
 // execSeparator stands between container and command in the name of a folder.
 const execSeparator = "@"
 
+// drainPatience is how long the output of a command that has ended may take to
+// come in.
+const drainPatience = 2 * time.Second
+
 // hangupPatience is how long a command may take to end after SIGHUP.
 const hangupPatience = 3 * time.Second
 
@@ -115,12 +119,22 @@ func (e *Engine) execute(ctx context.Context, id string, x execution) (int, erro
 	if err != nil {
 		return -1, e.notRunning(id, err)
 	}
-	defer func() {
+	remove := func() {
 		tidy, cancel := context.WithTimeout(tidy, cleanupTimeout)
 		defer cancel()
 		if _, err := command.Delete(tidy, containerd.WithProcessKill); err != nil && !isGone(err) {
 			e.log.Warn("removing a command that has ended", "container", id, "error", err)
 		}
+	}
+	drained := true
+	defer func() {
+		if drained {
+			remove()
+			return
+		}
+		// The shim waits ten seconds for the rest of the output; the caller
+		// has its answer.
+		e.running.Go(remove)
 	}()
 	ended, err := command.Wait(tidy)
 	if err != nil {
@@ -128,10 +142,11 @@ func (e *Engine) execute(ctx context.Context, id string, x execution) (int, erro
 	}
 	if err := command.Start(ctx); err != nil {
 		command.IO().Cancel()
-		return -1, fmt.Errorf("running %q in %s: %w", x.argv[0], id, err)
+		// The wire makes another error of the end of a context.
+		return -1, fmt.Errorf("running %q in %s: %w", x.argv[0], id, errors.Join(ctx.Err(), err))
 	}
 	status, cause := attend(ctx, command, ended, x)
-	command.IO().Wait() // all output has been read
+	drained = drain(command.IO())
 	code, _, err := status.Result()
 	if cause != nil {
 		err = cause
@@ -140,6 +155,26 @@ func (e *Engine) execute(ctx context.Context, id string, x execution) (int, erro
 		return int(code), fmt.Errorf("running %q in %s: %w", x.argv[0], id, err)
 	}
 	return int(code), nil
+}
+
+// drain waits until all output has been read. A process that the command left
+// behind may hold the pipes open for ever; its output is not waited for.
+func drain(pipes cio.IO) bool {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		pipes.Wait()
+	}()
+	timer := time.NewTimer(drainPatience)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return true
+	case <-timer.C:
+		pipes.Cancel()
+		_ = pipes.Close() // what is still written goes nowhere
+		return false
+	}
 }
 
 // attend passes sizes on until the command has ended, and ends it when the

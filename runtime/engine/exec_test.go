@@ -51,6 +51,12 @@ func TestExec(t *testing.T) {
 			t.Errorf("error %v", err)
 		}
 	})
+	t.Run("a child that stays does not hold it up", func(t *testing.T) {
+		code, output, err := e.Exec(t.Context(), id, []string{"sh", "-c", "sleep 3600 & echo left it; exit 4"})
+		if err != nil || code != 4 || string(output) != "left it\n" {
+			t.Errorf("%d, %q, %v", code, output, err)
+		}
+	})
 	t.Run("no such program", func(t *testing.T) {
 		if _, _, err := e.Exec(t.Context(), id, []string{"/no/such"}); err == nil {
 			t.Error("no error")
@@ -62,10 +68,10 @@ func TestExec(t *testing.T) {
 		}
 	})
 	t.Run("no pipe is left", func(t *testing.T) {
-		left, err := os.ReadDir(e.cfg.State + "/fifo")
-		if err != nil || len(left) > 0 {
-			t.Errorf("%v, %v", left, err)
-		}
+		eventually(t, "no pipes", func() bool {
+			left, err := os.ReadDir(e.cfg.State + "/fifo")
+			return err == nil && len(left) == 0
+		})
 	})
 }
 
