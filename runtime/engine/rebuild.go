@@ -47,10 +47,19 @@ func checkRoot(root string) error {
 		}
 	}
 	// Each of them means nothing without the other.
-	if missing != "" && present {
+	if missing != "" && present && !unused(missing) {
 		return fmt.Errorf("%w: %s is missing", errBroken, missing)
 	}
 	return nil
+}
+
+// unused says whether a missing database was never made: that of the
+// snapshotter is made with the first snapshot, while its folder for them is
+// there from the start. A process that ended during its first download has
+// nothing broken.
+func unused(database string) bool {
+	entries, err := os.ReadDir(filepath.Join(filepath.Dir(database), "snapshots"))
+	return err == nil && len(entries) == 0
 }
 
 // guarded runs something that reads databases; a panic, as they make one of
