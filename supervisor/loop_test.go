@@ -324,9 +324,66 @@ func TestEngineThatNeverAnswersIsReported(t *testing.T) {
 		r.engine.listBlocks = nil
 		r.engine.mu.Unlock()
 		close(release)
-		pass(time.Second)
+		pass(5 * time.Second)
 		if st := r.Status(); len(st.Trouble) != 0 {
 			t.Errorf("trouble: %q", st.Trouble)
+		}
+	})
+}
+
+func TestNetworkThatWasTakenAwayIsMadeAgain(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		settled(r)
+		r.network.mu.Lock()
+		r.network.applied = container.Topology{}
+		r.network.mu.Unlock()
+		r.engine.kill("lms")
+		pass(10 * time.Second)
+		r.until(OverallReady, time.Minute)
+		if r.network.applies < 2 || r.network.attached["lms"] == 0 {
+			t.Errorf("%d applies; %v", r.network.applies, r.network.attached)
+		}
+	})
+}
+
+func TestNetworkThatCannotBeMadeIsReportedAndTriedAgain(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.network.err = errors.New("the range 10.213.0.0/24 is in use on eth1")
+		r.boot()
+		r.mustApply(demo())
+		pass(10 * time.Minute)
+		if st := r.Status(); len(st.Trouble) != 1 || !strings.Contains(st.Trouble[0], "in use on eth1") || len(r.engine.running()) != 0 {
+			t.Errorf("status: %+v", st)
+		}
+		if st := r.service("mysql"); st.State != StateWaiting || !strings.Contains(st.Why, "in use on eth1") {
+			t.Errorf("mysql: %+v", st)
+		}
+		if n := r.network.applies; n < 5 || n > 20 {
+			t.Errorf("tried %d times in 10 minutes", n)
+		}
+		r.network.mu.Lock()
+		r.network.err = nil
+		r.network.mu.Unlock()
+		r.until(OverallReady, 5*time.Minute)
+	})
+}
+
+func TestListThatIsOldWhenItComesChangesNothing(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.policy = Policy{Base: time.Millisecond, Cap: time.Millisecond}
+		settled(r)
+		r.engine.mu.Lock()
+		r.engine.listTakes = 10 * time.Second
+		r.engine.mu.Unlock()
+		for range 12 { // at every phase of the lists that come by themselves
+			r.engine.kill("lms")
+			pass(7 * time.Minute / 10)
+			if got, want := r.service("lms").PID, r.engine.running()["lms"]; got != want || got == 0 {
+				t.Fatalf("process %d in the status, %d in truth", got, want)
+			}
+		}
+		if n := len(r.store.find("lms", record.Adopted)); n != 0 {
+			t.Errorf("%d adoptions of containers that this daemon started", n)
 		}
 	})
 }
