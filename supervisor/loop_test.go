@@ -387,3 +387,46 @@ func TestListThatIsOldWhenItComesChangesNothing(t *testing.T) {
 		}
 	})
 }
+
+func TestCrashLoopIsRememberedByTheNextDaemon(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		settled(r)
+		r.engine.setAct("lms", behaviour{exitAfter: 100 * time.Millisecond, exitCode: 3})
+		r.engine.kill("lms")
+		pass(30 * time.Minute)
+		restarts := r.service("lms").Restarts
+		for range 5 {
+			r.die()
+			pass(time.Second)
+			r.engine.forgetLog()
+			r.boot()
+			r.reapply(demo())
+			pass(20 * time.Second)
+			if n := len(r.engine.done()); n > 1 {
+				t.Errorf("%d starts after a restart of the daemon", n)
+			}
+		}
+		if st := r.service("lms"); st.State != StateFailing || st.Why != "ended with exit code 3" || st.Restarts < restarts {
+			t.Errorf("status: %+v, %d restarts before", st, restarts)
+		}
+	})
+}
+
+func TestExitDuringTheFirstListIsNotLost(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		settled(r)
+		r.die()
+		r.engine.listTakes = 5 * time.Second
+		r.boot()
+		r.reapply(demo())
+		pass(2 * time.Second)
+		r.engine.kill("redis") // the list that is under way says that it runs
+		pass(5 * time.Second)
+		if n := r.engine.running()["redis"]; n == 0 {
+			t.Error("not restarted")
+		}
+		if exits := r.store.find("redis", record.ExitedEvent); len(exits) != 1 || *exits[0].ExitCode != 137 {
+			t.Errorf("exit events: %+v", exits)
+		}
+	})
+}
