@@ -230,15 +230,17 @@ func (s *Supervisor) startFailed(svc *Service, ref string, err error) {
 		h.NextStart = now.Add(retryBase) // an engine that refuses is not asked again at once
 		s.history[name] = h
 	}
-	s.doubtImage(ref)
-	s.relist = now
+	s.doubt(ref)
 }
 
-// doubtImage has an image looked for again: its absence may be why a start failed.
-func (s *Supervisor) doubtImage(ref string) {
+// doubt has everything that a start needs looked at again, since one failed:
+// the image may have gone, the network been taken away by somebody else.
+func (s *Supervisor) doubt(ref string) {
 	image := s.images[ref]
 	image.Present = false
 	s.images[ref] = image
+	s.network.Ready = false
+	s.relist = time.Now()
 }
 
 func (s *Supervisor) startedNow(svc *Service, st container.Status, step Step) {

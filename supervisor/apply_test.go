@@ -58,6 +58,13 @@ func TestChangeOfLimitsIsAppliedLive(t *testing.T) {
 		if got := r.engine.limits["lms"].MemoryMax; got != 900<<20 {
 			t.Errorf("limit: %d", got)
 		}
+		r.die()
+		r.boot()
+		r.reapply(bigger)
+		pass(time.Minute)
+		if done := r.engine.done(); len(done) != 1 {
+			t.Errorf("the next daemon does not know that they are applied: %q", done)
+		}
 	})
 }
 

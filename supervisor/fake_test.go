@@ -56,6 +56,7 @@ type fakeEngine struct {
 	check      func(name string) string // of a start: "" or what it breaks
 	listErr    error
 	listBlocks chan struct{}
+	listTakes  time.Duration // from the look at the containers to the answer
 }
 
 type fakeContainer struct {
@@ -110,17 +111,18 @@ func (e *fakeEngine) List(ctx context.Context, site string) ([]container.Status,
 		<-blocks
 	}
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.listErr != nil {
-		return nil, e.listErr
-	}
+	err, takes := e.listErr, e.listTakes
 	var out []container.Status
 	for id, c := range e.containers {
 		if strings.HasPrefix(id, site+".") {
 			out = append(out, c.status)
 		}
 	}
-	return out, nil
+	e.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	return out, wait(ctx, takes)
 }
 
 func wait(ctx context.Context, d time.Duration) error {

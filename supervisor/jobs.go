@@ -35,9 +35,8 @@ func (s *Supervisor) startJob(j *Job, now time.Time) {
 			return func() {
 				s.own[name] = true
 				s.jobs[name] = failed
-				s.doubtImage(ref)
 				s.ran(name, kept, "store: the result of the job cannot be written down")
-				s.relist = time.Now()
+				s.doubt(ref)
 				s.tell(record.JobFailed, name, failed.Message, failed.Ended)
 			}
 		}

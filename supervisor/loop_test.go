@@ -324,9 +324,109 @@ func TestEngineThatNeverAnswersIsReported(t *testing.T) {
 		r.engine.listBlocks = nil
 		r.engine.mu.Unlock()
 		close(release)
-		pass(time.Second)
+		pass(5 * time.Second)
 		if st := r.Status(); len(st.Trouble) != 0 {
 			t.Errorf("trouble: %q", st.Trouble)
+		}
+	})
+}
+
+func TestNetworkThatWasTakenAwayIsMadeAgain(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		settled(r)
+		r.network.mu.Lock()
+		r.network.applied = container.Topology{}
+		r.network.mu.Unlock()
+		r.engine.kill("lms")
+		pass(10 * time.Second)
+		r.until(OverallReady, time.Minute)
+		if r.network.applies < 2 || r.network.attached["lms"] == 0 {
+			t.Errorf("%d applies; %v", r.network.applies, r.network.attached)
+		}
+	})
+}
+
+func TestNetworkThatCannotBeMadeIsReportedAndTriedAgain(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.network.err = errors.New("the range 10.213.0.0/24 is in use on eth1")
+		r.boot()
+		r.mustApply(demo())
+		pass(10 * time.Minute)
+		if st := r.Status(); len(st.Trouble) != 1 || !strings.Contains(st.Trouble[0], "in use on eth1") || len(r.engine.running()) != 0 {
+			t.Errorf("status: %+v", st)
+		}
+		if st := r.service("mysql"); st.State != StateWaiting || !strings.Contains(st.Why, "in use on eth1") {
+			t.Errorf("mysql: %+v", st)
+		}
+		if n := r.network.applies; n < 5 || n > 20 {
+			t.Errorf("tried %d times in 10 minutes", n)
+		}
+		r.network.mu.Lock()
+		r.network.err = nil
+		r.network.mu.Unlock()
+		r.until(OverallReady, 5*time.Minute)
+	})
+}
+
+func TestListThatIsOldWhenItComesChangesNothing(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.policy = Policy{Base: time.Millisecond, Cap: time.Millisecond}
+		settled(r)
+		r.engine.mu.Lock()
+		r.engine.listTakes = 10 * time.Second
+		r.engine.mu.Unlock()
+		for range 12 { // at every phase of the lists that come by themselves
+			r.engine.kill("lms")
+			pass(7 * time.Minute / 10)
+			if got, want := r.service("lms").PID, r.engine.running()["lms"]; got != want || got == 0 {
+				t.Fatalf("process %d in the status, %d in truth", got, want)
+			}
+		}
+		if n := len(r.store.find("lms", record.Adopted)); n != 0 {
+			t.Errorf("%d adoptions of containers that this daemon started", n)
+		}
+	})
+}
+
+func TestCrashLoopIsRememberedByTheNextDaemon(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		settled(r)
+		r.engine.setAct("lms", behaviour{exitAfter: 100 * time.Millisecond, exitCode: 3})
+		r.engine.kill("lms")
+		pass(30 * time.Minute)
+		restarts := r.service("lms").Restarts
+		for range 5 {
+			r.die()
+			pass(time.Second)
+			r.engine.forgetLog()
+			r.boot()
+			r.reapply(demo())
+			pass(20 * time.Second)
+			if n := len(r.engine.done()); n > 1 {
+				t.Errorf("%d starts after a restart of the daemon", n)
+			}
+		}
+		if st := r.service("lms"); st.State != StateFailing || st.Why != "ended with exit code 3" || st.Restarts < restarts {
+			t.Errorf("status: %+v, %d restarts before", st, restarts)
+		}
+	})
+}
+
+func TestExitDuringTheFirstListIsNotLost(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		settled(r)
+		r.die()
+		r.engine.listTakes = 5 * time.Second
+		r.boot()
+		r.reapply(demo())
+		pass(2 * time.Second)
+		r.engine.kill("redis") // the list that is under way says that it runs
+		pass(5 * time.Second)
+		if n := r.engine.running()["redis"]; n == 0 {
+			t.Error("not restarted")
+		}
+		if exits := r.store.find("redis", record.ExitedEvent); len(exits) != 1 || *exits[0].ExitCode != 137 {
+			t.Errorf("exit events: %+v", exits)
 		}
 	})
 }

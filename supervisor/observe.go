@@ -339,6 +339,11 @@ func (s *Supervisor) listed(list []container.Status, began uint64, err error) {
 		if _, busy := s.inFlight[name]; busy || s.touched[name] > began {
 			continue
 		}
+		if e, told := s.lastExit[name]; told && st.State == container.Running && concerns(e, st) {
+			// It ended after the engine had looked, and before this was known of.
+			st.State, st.PID, st.Exit = container.Exited, 0, e.Exit
+			delete(s.lastExit, name)
+		}
 		before, known := s.observed[name]
 		switch {
 		case known && before.State == container.Running && st.State != container.Running:

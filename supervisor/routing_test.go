@@ -59,7 +59,7 @@ func TestHostileProxyChangesNothing(t *testing.T) {
 			pass(time.Millisecond)
 		}
 		r.router.mu.Lock()
-		r.router.refuse = &routes.Ack{Generation: math.MaxUint64, Error: "\x1b[2J no"}
+		r.router.refuse = &routes.Ack{Generation: math.MaxUint64 - 9, Error: "\x1b[2J no"}
 		r.router.mu.Unlock()
 		r.engine.kill("cms")
 		pass(time.Minute)
@@ -71,6 +71,11 @@ func TestHostileProxyChangesNothing(t *testing.T) {
 		}
 		if got := r.router.state("studio.example.test"); got != routes.Ready {
 			t.Errorf("Studio is routed as %q", got)
+		}
+		for _, s := range r.router.snapshots() {
+			if s.Generation >= generationMost {
+				t.Fatalf("generation %d was learnt from a hostile proxy", s.Generation)
+			}
 		}
 		if n := len(r.store.events) - events; n > 6 {
 			t.Errorf("%d events were written", n)

@@ -79,6 +79,7 @@ func sequence(t *testing.T, r *rig, rnd *rand.Rand) {
 	}
 	calm()
 	r.engine.pullTakes = time.Duration(rnd.IntN(20)) * time.Second
+	r.engine.listTakes = time.Duration(rnd.IntN(3)) * time.Second
 	r.boot()
 	r.mustApply(d)
 	for range 3 + rnd.IntN(12) {
