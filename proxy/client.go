@@ -48,12 +48,14 @@ func NewClient(socket string) *Client {
 
 func (c *Client) close() { c.http.CloseIdleConnections() }
 
-// Put sends a snapshot and returns when the proxy serves it. A refusal is
-// routes.ErrStale or routes.ErrInvalid; the acknowledgement then names what
-// the proxy serves. Any other error means that no proxy answered.
+// Put sends a snapshot and returns when the proxy serves it or refuses it. A
+// refusal is told by the acknowledgement's Error, beside the generation that
+// the proxy serves instead: one that is not below the snapshot's own asks for
+// a greater one (routes.ErrStale), otherwise the snapshot is wrong
+// (routes.ErrInvalid). An error means that no proxy answered.
 func (c *Client) Put(ctx context.Context, s routes.Snapshot) (routes.Ack, error) {
 	ack, err := c.put(ctx, s)
-	if err == nil {
+	if err == nil && ack.Error == "" {
 		c.mu.Lock()
 		if c.last == nil || c.last.Generation <= s.Generation {
 			c.last = &s
@@ -73,14 +75,10 @@ func (c *Client) put(ctx context.Context, s routes.Snapshot) (routes.Ack, error)
 	if err != nil {
 		return ack, fmt.Errorf("put routes: %w", err)
 	}
-	switch status {
-	case http.StatusOK:
-		return ack, nil
-	case http.StatusConflict:
-		return ack, fmt.Errorf("%w: %s", routes.ErrStale, ack.Error)
-	default:
-		return ack, fmt.Errorf("%w: %s", routes.ErrInvalid, ack.Error)
+	if status != http.StatusOK && ack.Error == "" {
+		return ack, fmt.Errorf("put routes: answer %d", status)
 	}
+	return ack, nil
 }
 
 // State asks how the proxy is.

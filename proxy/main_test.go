@@ -130,8 +130,8 @@ func start(t testing.TB, change ...func(*Config)) *running {
 
 func (r *running) put(s routes.Snapshot) {
 	r.t.Helper()
-	if _, err := r.client.Put(context.Background(), s); err != nil {
-		r.t.Fatalf("put: %v", err)
+	if ack, err := r.client.Put(context.Background(), s); err != nil || ack.Error != "" {
+		r.t.Fatalf("put: %+v, %v", ack, err)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"log/slog"
+	"maps"
 	"net/http"
 	"path/filepath"
 	"strings"
@@ -14,9 +15,15 @@ import (
 	"github.com/caddyserver/certmagic"
 )
 
-// certmagic gives up in silence in some cases (a full disk, a damaged file):
-// this often, names without a certificate are asked for again.
-const watchEvery = time.Minute
+// certmagic gives up in silence in some cases (a full disk, a damaged file), so
+// names without a certificate are asked for again: within watchEvery when
+// nothing was ever heard of them, after silence when something was. Its own
+// attempts are at most six hours apart, and two orders for one name at a time
+// would only waste the authority's patience.
+const (
+	watchEvery = time.Minute
+	silence    = 7 * time.Hour
+)
 
 // acmeChallenge is where HTTP-01 (RFC 8555 section 8.3) asks.
 const acmeChallenge = "/.well-known/acme-challenge/"
@@ -37,11 +44,13 @@ type acme struct {
 
 	mu    sync.Mutex
 	names map[string]State
+	heard map[string]time.Time // when certmagic last told of a name
 }
 
 func newACME(c Config, source Source) *acme {
 	a := &acme{
 		logger: c.Logger, changed: c.Changed, storage: newStorage(filepath.Join(c.Dir, "acme")), names: map[string]State{},
+		heard: map[string]time.Time{},
 	}
 	a.ctx, a.stop = context.WithCancel(context.Background())
 	log := zapTo(c.Logger)
@@ -49,7 +58,12 @@ func newACME(c Config, source Source) *acme {
 		GetConfigForCert: func(certmagic.Certificate) (*certmagic.Config, error) { return a.config, nil },
 		Logger:           log,
 	})
-	a.config = certmagic.New(a.cache, certmagic.Config{Storage: a.storage, Logger: log, OnEvent: a.event})
+	a.config = certmagic.New(a.cache, certmagic.Config{
+		Storage: a.storage, Logger: log, OnEvent: a.event,
+		// It would ask over the network while certificates are loaded, and
+		// the large authorities have given it up.
+		OCSP: certmagic.OCSPConfig{DisableStapling: true},
+	})
 	a.issuer = certmagic.NewACMEIssuer(a.config, certmagic.ACMEIssuer{
 		CA: source.Directory, Email: source.Email, Agreed: true, TrustedRoots: c.Roots,
 		ListenHost: c.Host, AltHTTPPort: c.HTTPPort, AltTLSALPNPort: c.HTTPSPort,
@@ -80,23 +94,34 @@ func (a *acme) watch() {
 		case <-a.ctx.Done():
 			return
 		}
-		a.mu.Lock()
-		var missing []string
-		for name := range a.names {
-			if !a.has(name) {
-				missing = append(missing, name)
-			}
-		}
-		a.mu.Unlock()
+		missing := a.forgotten()
 		if len(missing) > 0 {
 			a.repair()
-			a.manage(missing) // what is under way already goes on
+			a.manage(missing)
 		}
 	}
 }
 
+// forgotten are the names that have no certificate and that certmagic does not
+// seem to work on.
+func (a *acme) forgotten() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var names []string
+	for name := range a.names {
+		if at, ever := a.heard[name]; !a.has(name) && (!ever || time.Since(at) > silence) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
 func (a *acme) manage(names []string) {
 	for _, name := range names {
+		// Those on disk are loaded here and now, or the first visitors after
+		// a restart would meet the stand-in. An error is met again, and told,
+		// in what follows.
+		_, _ = a.config.CacheManagedCertificate(a.ctx, name)
 		// One by one: a name that is refused must not keep the others back.
 		if err := a.config.ManageAsync(a.ctx, []string{name}); err != nil {
 			a.update(name, func(s *State) { s.Phase, s.LastError = Failed, err.Error() })
@@ -123,6 +148,7 @@ func (a *acme) setNames(names []string) {
 		}
 	}
 	a.names = next
+	maps.DeleteFunc(a.heard, func(name string, _ time.Time) bool { _, stays := next[name]; return !stays })
 	a.mu.Unlock()
 	if len(gone) > 0 {
 		a.cache.RemoveManaged(gone)
@@ -170,6 +196,7 @@ func (a *acme) update(name string, change func(*State)) {
 	if known {
 		change(&s)
 		a.names[name] = s
+		a.heard[name] = time.Now()
 	}
 	a.mu.Unlock()
 	if known && s != before {

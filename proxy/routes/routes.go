@@ -8,8 +8,7 @@ import (
 	"time"
 )
 
-// What a put snapshot is refused for. The acknowledgement that comes with
-// either names the generation that the proxy serves.
+// What a put snapshot is refused for; Ack.Error carries the text.
 var (
 	// ErrStale is a snapshot older than the one that is served, or another
 	// one of the same generation: put it again with a greater generation.
@@ -95,7 +94,8 @@ const (
 	Down     State = "down"     // the page at once
 )
 
-// Ack answers a put snapshot.
+// Ack answers a put snapshot: the generation that is served now, and why the
+// snapshot was refused when it was.
 type Ack struct {
 	Generation uint64 `json:"generation"`
 	Error      string `json:"error,omitempty"`
