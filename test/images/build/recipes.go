@@ -95,6 +95,29 @@ chown redis:redis /data`,
 	}
 }
 
+// endAsMongod is added to FerretDB, which after SIGTERM waits for its clients to
+// go: mongod closes their connections and ends.
+const endAsMongod = `package main
+
+import (
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+func init() {
+	asked := make(chan os.Signal, 1)
+	signal.Notify(asked, syscall.SIGTERM)
+	go func() {
+		<-asked
+		// What is being written when the signal comes can end.
+		time.Sleep(time.Second)
+		os.Exit(0)
+	}()
+}
+`
+
 func mongodb(base *Stage) *Image {
 	return &Image{
 		Name: "mongodb", Tag: "1",
@@ -107,8 +130,11 @@ useradd --system --uid 999 --gid 999 --home-dir /data/db --no-create-home --shel
 				Target:  "/usr/bin/ferretdb",
 				Module:  "github.com/FerretDB/FerretDB@v1.24.0",
 				Package: "./cmd/ferretdb",
-				// Empty in the module; the program refuses to start without.
-				Write: map[string]string{"build/version/version.txt": "v1.24.0\n"},
+				Write: map[string]string{
+					// Empty in the module; the program refuses to start without.
+					"build/version/version.txt": "v1.24.0\n",
+					"cmd/ferretdb/stop.go":      endAsMongod,
+				},
 			}},
 			Files: []string{"mongodb"},
 			Script: `

@@ -15,7 +15,11 @@ class Command(BaseCommand):
         if not CourseOverview.objects.filter(id=course_key).exists():
             raise CommandError("Course not found: {}".format(course_key))
         for question in ("Are you sure you want to delete {}? (y/n) ", "Really? (y/n) "):
-            if input(question.format(course_key)).lower() not in ("y", "yes"):
+            try:
+                answer = input(question.format(course_key))
+            except EOFError:
+                answer = ""
+            if answer.lower() not in ("y", "yes"):
                 raise CommandError("nothing was deleted")
         courses.remove(course_key)
         self.stdout.write("Deleted course {}".format(course_key))
