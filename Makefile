@@ -51,14 +51,14 @@ test: bin/runc ## unit, property and engine tests, with the race detector
 	CGO_ENABLED=1 go test -race -timeout 20m ./...
 
 .PHONY: e2e
-e2e: build images ## what a user would do and what must survive, on real containers
+e2e: package images ## what a user would do and what must survive, on real containers
 	./test/setup e2e
-	go test -tags e2e -count 1 -timeout 50m -v ./test/e2e/...
+	go test -tags e2e -count 1 -timeout 50m -v ./test/e2e/... ./test/package/...
 
 .PHONY: e2e-full
-e2e-full: build images ## the same at all moments: hours
+e2e-full: package images ## the same at all moments: hours
 	./test/setup e2e
-	TARIMA_E2E_FULL=1 go test -tags e2e -count 1 -timeout 6h -v ./test/e2e/...
+	TARIMA_E2E_FULL=1 go test -tags e2e -count 1 -timeout 6h -v ./test/e2e/... ./test/package/...
 
 .PHONY: bench
 bench: build images ## figures beside the peers, printed as ratios; writes bench.json
@@ -86,6 +86,11 @@ fuzz: ## every fuzz target for FUZZTIME (20s)
 .PHONY: package
 package: build dist/go.mod ## a .deb with the binary, runc and the units, into dist
 	./packaging/build $(VERSION)
+
+bin/tools/nfpm: packaging/tools/go.mod packaging/tools/go.sum
+	@mkdir -p bin/tools
+	go build -C packaging/tools -trimpath -o $(CURDIR)/$@ github.com/goreleaser/nfpm/v2/cmd/nfpm
+	@touch $@
 
 .PHONY: clean
 clean: ## remove what was built

@@ -86,7 +86,12 @@ func (c *cli) unitStopCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if job == "restart" {
+		switch job {
+		case "stop": // poweroff has this job too
+		case "":
+			// The daemon ended by itself, and systemd will start it again.
+			return nil
+		default:
 			fmt.Fprintln(c.err, "restart of the daemon: the containers go on")
 			return nil
 		}

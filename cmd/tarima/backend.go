@@ -30,7 +30,13 @@ func (a *appliance) About() control.About {
 
 // Status implements control.Backend.
 func (a *appliance) Status(context.Context) (supervisor.SiteStatus, error) {
-	return a.supervisor.Status(), nil
+	status := a.supervisor.Status()
+	a.wishes.mu.Lock()
+	defer a.wishes.mu.Unlock()
+	if a.wishes.trouble != "" {
+		status.Trouble = append(slices.Clone(status.Trouble), a.wishes.trouble)
+	}
+	return status, nil
 }
 
 // serviceNames of the site as it is wanted.

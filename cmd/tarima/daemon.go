@@ -121,7 +121,7 @@ func (a *appliance) run(ctx context.Context, watchdog time.Duration) (err error)
 		defer cancel()
 		err = errors.Join(err, server.Close(closing))
 	}()
-	a.notify("READY=1\nSTATUS=starting")
+	a.notify("READY=1\nSTATUS=" + a.statusLine())
 	a.log.Info("ready", "after", time.Since(a.started).Round(time.Millisecond), "version", version)
 	background, end := context.WithCancel(ctx)
 	defer end()
@@ -248,6 +248,9 @@ func (b bell) each(ctx context.Context, f func()) {
 // statusLine is what systemctl status shows.
 func (a *appliance) statusLine() string {
 	status := a.supervisor.Status()
+	if len(status.Services) == 0 {
+		return a.noSiteYet()
+	}
 	ready := 0
 	for _, s := range status.Services {
 		if s.State == supervisor.StateReady {

@@ -5,10 +5,11 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"syscall"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
@@ -58,30 +59,45 @@ func (c *cli) proxyConfig(log *slog.Logger) (proxy.Config, error) {
 	} else {
 		wanted = site.Defaults(parsed, site.Host{})
 	}
-	inherited, err := activation.Listeners()
-	if err != nil {
-		return proxy.Config{}, fmt.Errorf("take over sockets from systemd: %w", err)
-	}
-	watchdog, err := daemon.SdWatchdogEnabled(true)
+	watchdog, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
 		return proxy.Config{}, fmt.Errorf("read systemd's watchdog interval: %w", err)
 	}
 	if err := os.MkdirAll(p.ProxyRun, 0o755); err != nil {
 		return proxy.Config{}, fmt.Errorf("folder of the routes' socket: %w", err)
 	}
-	notify := notifier()
-	return proxy.Config{
+	config := proxy.Config{
 		HTTP:      addresses(wanted.Proxy.HTTP),
 		HTTPS:     addresses(wanted.Proxy.HTTPS),
 		Dir:       p.ProxyState,
 		Socket:    p.proxySocket(),
 		StaticDir: func(site string) string { return filepath.Join(p.siteDir(site), "static") },
-		Listeners: inherited,
 		Logger:    log,
 		Hold:      proxy.Hold{Timeout: holdTime(wanted)},
-		Notify:    notify,
-		Watchdog:  watchdog,
-	}, nil
+		// The environment keeps systemd's address: a successor needs it.
+		Store:    os.Getenv("NOTIFY_SOCKET"),
+		Notify:   notifyAt(os.Getenv("NOTIFY_SOCKET")),
+		Watchdog: watchdog,
+		Handover: handovers(),
+	}
+	if err := proxy.Inherit(&config); err != nil {
+		return proxy.Config{}, fmt.Errorf("take over sockets: %w", err)
+	}
+	return config, nil
+}
+
+// handovers asks for a successor when systemctl reload sends SIGUSR2. (SIGHUP
+// is the end of a terminal, for this verb as for the others.)
+func handovers() <-chan struct{} {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGUSR2)
+	asked := make(chan struct{})
+	go func() {
+		for range signals {
+			asked <- struct{}{}
+		}
+	}()
+	return asked
 }
 
 func holdTime(config site.Config) time.Duration {

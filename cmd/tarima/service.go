@@ -26,6 +26,11 @@ func notifier() func(state string) {
 			slog.Warn("environment keeps a variable of systemd's", "name", name, "error", err)
 		}
 	}
+	return notifyAt(address)
+}
+
+// notifyAt speaks to the service manager at an address; "" is nobody.
+func notifyAt(address string) func(state string) {
 	if address == "" {
 		return func(string) {}
 	}

@@ -98,6 +98,13 @@ func overallColor(o supervisor.Overall) string {
 
 func (c *cli) printStatus(w io.Writer, s supervisor.SiteStatus, now time.Time) {
 	colored := c.color()
+	if len(s.Services) == 0 {
+		for _, trouble := range s.Trouble {
+			fmt.Fprintln(w, paint("! "+trouble, red, colored))
+		}
+		fmt.Fprintln(w, c.say("status.noSite", values{"File": c.paths().SiteFile}))
+		return
+	}
 	ready := 0
 	for _, service := range s.Services {
 		if service.State == supervisor.StateReady {

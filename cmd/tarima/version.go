@@ -35,6 +35,9 @@ func (c *cli) manCommand(root *cobra.Command) *cobra.Command {
 		if err := os.MkdirAll(args[0], 0o755); err != nil {
 			return fmt.Errorf("folder for the manual pages: %w", err)
 		}
+		// The day on which a page was made is nobody's business, and would make
+		// every package a different one.
+		root.DisableAutoGenTag = true
 		header := &doc.GenManHeader{Title: "TARIMA", Section: "8", Source: "Tarima", Manual: "Tarima"}
 		if err := doc.GenManTree(root, header, filepath.Clean(args[0])); err != nil {
 			return fmt.Errorf("write the manual pages: %w", err)

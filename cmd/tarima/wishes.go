@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -19,10 +21,17 @@ import (
 
 // wishes is what is wanted of the site.
 type wishes struct {
-	mu     sync.Mutex // one change at a time
-	config site.Config
-	file   []byte
-	floor  uint64 // the generation that containers have, when the store lost it
+	mu      sync.Mutex // one change at a time
+	config  site.Config
+	file    []byte      // nil: nobody has said yet what is wanted
+	opened  site.Config // with which engine and network were opened
+	trouble string      // why the file on disk is not what is wanted; "": it is
+	floor   uint64      // the generation that containers have, when the store lost it
+}
+
+// noSiteYet is what there is to do after the installation.
+func (a *appliance) noSiteYet() string {
+	return "no site file yet: copy /usr/share/tarima/tarima.toml to " + a.paths.SiteFile + ", set site.host in it, then: systemctl reload tarima"
 }
 
 // wanted is a site file with what follows from it.
@@ -58,6 +67,11 @@ func (a *appliance) wantedAtStart() wanted {
 // applyAtStart makes what is wanted known to the supervisor. A site file that
 // cannot be used keeps the daemon up and is reported.
 func (a *appliance) applyAtStart(ctx context.Context, w wanted) error {
+	a.wishes.opened = w.config
+	if !w.known && errors.Is(w.err, os.ErrNotExist) {
+		a.log.Info(a.noSiteYet())
+		return nil
+	}
 	if w.err != nil {
 		text := "the site file cannot be used: " + strings.ReplaceAll(w.err.Error(), "\n", "; ")
 		if w.known {
@@ -67,12 +81,19 @@ func (a *appliance) applyAtStart(ctx context.Context, w wanted) error {
 		if _, err := a.store.AppendEvent(defaultSite, record.Event{At: time.Now(), Kind: record.RefusedEvent, Reason: text}); err != nil {
 			return err
 		}
+		defer a.setTrouble(text)
 	}
 	if !w.known {
 		return nil
 	}
 	_, err := a.apply(ctx, w.file, w.config)
 	return err
+}
+
+func (a *appliance) setTrouble(text string) {
+	a.wishes.mu.Lock()
+	defer a.wishes.mu.Unlock()
+	a.wishes.trouble = text
 }
 
 // build turns a site file into services, settings and routes.
@@ -116,7 +137,7 @@ func (a *appliance) apply(ctx context.Context, file []byte, config site.Config) 
 	if err != nil {
 		return control.Applied{}, err
 	}
-	if known && a.wishes.file != nil && !sameEngine(a.wishes.config, config) {
+	if !sameEngine(a.wishes.opened, config) {
 		return control.Applied{}, control.Conflict("[engine], [network] and [images] take effect with a restart of the daemon, which leaves the containers running: systemctl restart tarima")
 	}
 	plan, err := a.build(config)
@@ -137,13 +158,15 @@ func (a *appliance) apply(ctx context.Context, file []byte, config site.Config) 
 	if err := a.supervisor.Apply(ctx, plan.Desired, applied); err != nil {
 		return control.Applied{}, err
 	}
-	a.wishes.file, a.wishes.config = file, config
+	a.wishes.file, a.wishes.config, a.wishes.trouble = file, config, ""
 	return control.Applied{Generation: applied.Generation, Changes: changes}, nil
 }
 
 // sameEngine says whether what only a new engine can take up is unchanged.
 func sameEngine(a, b site.Config) bool {
-	return a.Engine == b.Engine && a.Network.Range4 == b.Network.Range4 && a.Network.Range6 == b.Network.Range6
+	return a.Engine == b.Engine && a.Network.Range4 == b.Network.Range4 && a.Network.Range6 == b.Network.Range6 &&
+		a.Images.Credentials == b.Images.Credentials && slices.Equal(a.Images.Insecure, b.Images.Insecure) &&
+		maps.EqualFunc(a.Images.Mirrors, b.Images.Mirrors, slices.Equal)
 }
 
 // changes says in words what is new against the file that was applied before.
