@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
+	"strings"
 	"time"
 
 	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
@@ -71,6 +73,11 @@ func (e *Engine) Stop(ctx context.Context, id string, signal string, patience ti
 	}
 	ended := e.waitExit(ctx, id)
 	if patience > 0 {
+		began := time.Now()
+		if err := heard(ctx, int(process.Pid), number, ended, patience); err != nil {
+			return err
+		}
+		patience = max(patience-time.Since(began), time.Second)
 		if err := e.signal(ctx, id, uint32(number), false); err != nil && !isGone(err) {
 			return fmt.Errorf("stopping %s: %w", id, err)
 		}
@@ -80,6 +87,54 @@ func (e *Engine) Stop(ctx context.Context, id string, signal string, patience ti
 		e.log.Info("container did not end in time and is killed", "container", id, "signal", signal, "patience", patience)
 	}
 	return e.kill(ctx, id, ended)
+}
+
+// heard waits until the main process would notice the signal, it has ended, or
+// the patience is over. The kernel throws a signal away that the first process
+// of a pid namespace has no handler for (pid_namespaces(7)): a service that is
+// asked to end before it has come so far would never hear of it.
+func heard(ctx context.Context, pid int, signal unix.Signal, ended <-chan error, patience time.Duration) error {
+	deadline := time.NewTimer(patience)
+	defer deadline.Stop()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for !catches(pid, signal) {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-deadline.C:
+			return nil
+		case <-tick.C:
+		}
+		if len(ended) > 0 {
+			return nil
+		}
+	}
+	return nil
+}
+
+// catches says whether a process has a handler for a signal or keeps it for a
+// thread that waits for it, or cannot be asked any more.
+func catches(pid int, signal unix.Signal) bool {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return true
+	}
+	const masks = 2
+	seen := 0
+	for line := range strings.Lines(string(status)) {
+		name, text, _ := strings.Cut(line, ":")
+		if name != "SigCgt" && name != "SigBlk" {
+			continue
+		}
+		// In hexadecimal, signal 1 the lowest bit; proc_pid_status(5).
+		mask, err := strconv.ParseUint(strings.TrimSpace(text), 16, 64)
+		if err != nil || mask&(1<<(uint(signal)-1)) != 0 {
+			return true
+		}
+		seen++
+	}
+	return seen < masks
 }
 
 // kill ends all processes of a container.
