@@ -193,7 +193,7 @@ func (a *appliance) readWanted(file []byte) (wanted, error) {
 		name = a.paths.SiteFile
 		data, err := os.ReadFile(name)
 		if errors.Is(err, os.ErrNotExist) {
-			return wanted{}, control.NotFound("there is no site file %s", name)
+			return wanted{}, control.NotFound("there is no site file %s; begin with a copy of /usr/share/tarima/tarima.toml", name)
 		}
 		if err != nil {
 			return wanted{}, err
