@@ -232,6 +232,15 @@ func TestFullDisk(t *testing.T) {
 		}
 		usable(t, e)
 	})
+	t.Run("while loading an archive", func(t *testing.T) {
+		e, _ := smallDisk(t, disk, nil)
+		_, err := e.LoadArchive(t.Context(), archive(t, "example.org/swollen:1", zeros(t, 300<<20)))
+		if !errors.Is(err, engine.ErrNoSpace) {
+			t.Fatalf("error is %v, want ErrNoSpace", err)
+		}
+		wantImage(t, e, "example.org/swollen:1", "", false)
+		usable(t, e)
+	})
 	t.Run("while downloading", func(t *testing.T) {
 		medium := s.add(t, "library/medium:1", 8<<20, 1)
 		digest, _ := layerOf(t, medium, 0)

@@ -236,6 +236,7 @@ func TestBrokenArchivesLeaveNothing(t *testing.T) {
 		{"truncated in the first layer", whole[:1<<17]},
 		{"truncated in the last layer", whole[:len(whole)-1<<16]},
 		{"foreign platform", archive(t, "example.org/app:2", foreign).Bytes()},
+		{"foreign platform under a name that is here", archive(t, "example.org/app:1", foreign).Bytes()},
 		{"corrupt layer", spoil(t, whole, strings.TrimPrefix(layer, "sha256:"))},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -257,6 +258,7 @@ func TestBrokenArchivesLeaveNothing(t *testing.T) {
 			}
 			wantImage(t, e, "example.org/app:2", "", false)
 			wantImage(t, e, "example.org/app:1", "", true)
+			wantImage(t, e, "example.org/app:1", digestOf(t, kept), true)
 			wantNoLeftovers(t, e)
 			after, err := e.DiskUse(t.Context())
 			if err != nil {

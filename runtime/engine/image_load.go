@@ -17,17 +17,25 @@ import (
 
 // LoadArchive brings the images of an archive here and unpacks them: an OCI
 // layout as a tar file, whose digests stay what they are, or what docker save
-// writes, whose digests are made anew. When the archive is broken nothing of
-// it stays.
+// writes, whose digests are made anew. When the archive is broken, for another
+// machine or larger than the disk, nothing of it stays, and names that it has
+// in common with images that were here stay theirs. Errors: ErrArchive, with
+// ErrPlatform or ErrNoSpace where that is the reason, ErrClosed, and those of
+// ctx.
 func (e *Engine) LoadArchive(ctx context.Context, archive io.Reader) ([]container.Image, error) {
-	ctx = e.contextFor(ctx)
-	before, err := e.imageNames(ctx)
+	return through(e.contextFor(ctx), &e.images.work, func(ctx context.Context) ([]container.Image, error) {
+		return e.loadArchive(ctx, archive)
+	})
+}
+
+func (e *Engine) loadArchive(ctx context.Context, archive io.Reader) ([]container.Image, error) {
+	before, err := e.imageTargets(ctx)
 	if err != nil {
 		return nil, err
 	}
 	imported, err := e.client.Import(ctx, archive, containerd.WithImportPlatform(platforms.Default()))
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrArchive, err)
+		return nil, archiveError("reading", err)
 	}
 	if len(imported) == 0 {
 		return nil, fmt.Errorf("%w: it names no image; an OCI layout names one by the annotation io.containerd.image.name", ErrArchive)
@@ -37,11 +45,11 @@ func (e *Engine) LoadArchive(ctx context.Context, archive io.Reader) ([]containe
 		image := containerd.NewImageWithPlatform(e.client, record, platforms.Default())
 		err := e.images.suits(ctx, record)
 		if err == nil {
-			err = image.Unpack(ctx, snapshotter)
+			err = image.Unpack(ctx, snapshotter, containerd.WithUnpackApplyOpts(syncedLayers))
 		}
 		if err != nil {
 			e.forgetImages(context.WithoutCancel(ctx), imported, before)
-			return nil, fmt.Errorf("%w: unpacking %s: %w", ErrArchive, record.Name, err)
+			return nil, archiveError("unpacking "+record.Name, err)
 		}
 		size, err := image.Size(ctx)
 		if err != nil {
@@ -52,26 +60,42 @@ func (e *Engine) LoadArchive(ctx context.Context, archive io.Reader) ([]containe
 	return loaded, nil
 }
 
-func (e *Engine) imageNames(ctx context.Context) (map[string]bool, error) {
+// archiveError says what went wrong with an archive, and whether the disk was
+// the reason.
+func archiveError(doing string, err error) error {
+	if noSpace(err) {
+		return fmt.Errorf("%w: %s: %w", ErrArchive, doing, &imageError{
+			what: "load", kind: ErrNoSpace, cause: err,
+			detail: "the engine's file system is full: free some space and load it again",
+		})
+	}
+	return fmt.Errorf("%w: %s: %w", ErrArchive, doing, err)
+}
+
+func (e *Engine) imageTargets(ctx context.Context) (map[string]images.Image, error) {
 	records, err := e.client.ImageService().List(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("reading the list of images: %w", err)
 	}
-	names := make(map[string]bool, len(records))
+	targets := make(map[string]images.Image, len(records))
 	for _, record := range records {
-		names[record.Name] = true
+		targets[record.Name] = record
 	}
-	return names, nil
+	return targets, nil
 }
 
-// forgetImages removes what a failed load brought; what was here before stays.
-func (e *Engine) forgetImages(ctx context.Context, imported []images.Image, before map[string]bool) {
+// forgetImages takes back what a failed load brought: new names go, and names
+// that were here point to their images again.
+func (e *Engine) forgetImages(ctx context.Context, imported []images.Image, before map[string]images.Image) {
 	for _, record := range imported {
-		if before[record.Name] {
-			continue
+		var err error
+		if old, ok := before[record.Name]; ok {
+			_, err = e.client.ImageService().Update(ctx, old, "target")
+		} else {
+			err = e.client.ImageService().Delete(ctx, record.Name)
 		}
-		if err := e.client.ImageService().Delete(ctx, record.Name); err != nil && !errdefs.IsNotFound(err) {
-			e.log.Warn("removing an image of a failed load", "image", record.Name, "error", err)
+		if err != nil && !errdefs.IsNotFound(err) {
+			e.log.Warn("taking back an image of a failed load", "image", record.Name, "error", err)
 		}
 	}
 }

@@ -32,9 +32,7 @@ func (p *pull) unpack(ctx context.Context, image fetched) error {
 	applier := apply.NewFileSystemApplier(store)
 	options := []diff.ApplyOpt{
 		diff.WithProgress(func(layer ocispec.Descriptor, n int64) { p.report.unpacking(layer.Digest, n) }),
-		// The snapshot's record is synced at once. Without the same for its files
-		// a power cut would leave a layer that counts as whole and is empty.
-		func(_ context.Context, _ ocispec.Descriptor, c *diff.ApplyConfig) error { c.SyncFs = true; return nil },
+		syncedLayers,
 	}
 	var chain []digest.Digest
 	for i, blob := range image.manifest.Layers {
@@ -62,6 +60,14 @@ func (p *pull) unpack(ctx context.Context, image fetched) error {
 	if _, err := store.Update(ctx, info, "labels."+label); err != nil {
 		return fmt.Errorf("link the unpacked layers: %w", err)
 	}
+	return nil
+}
+
+// syncedLayers writes a layer's files to disk before its snapshot counts as
+// made. The snapshot's record is synced at once: without the same for its files
+// a power cut would leave a layer that counts as whole and is empty.
+func syncedLayers(_ context.Context, _ ocispec.Descriptor, c *diff.ApplyConfig) error {
+	c.SyncFs = true
 	return nil
 }
 

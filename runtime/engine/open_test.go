@@ -234,7 +234,7 @@ func TestBrokenArchivesLeaveNothing(t *testing.T) {
 				t.Errorf("error %v, want ErrArchive", err)
 			}
 			ctx := e.contextFor(t.Context())
-			if names, err := e.imageNames(ctx); err != nil || len(names) != 0 {
+			if names, err := e.imageTargets(ctx); err != nil || len(names) != 0 {
 				t.Errorf("images are left: %v, %v", names, err)
 			}
 			if err := e.collect(ctx); err != nil {
