@@ -48,7 +48,7 @@ func checkPair(root string) error {
 		path := filepath.Join(root, name)
 		if info, err := os.Stat(path); err == nil && info.Size() > 0 {
 			present = append(present, path)
-		} else {
+		} else if !unused(path) {
 			absent = append(absent, path)
 		}
 	}
@@ -56,6 +56,18 @@ func checkPair(root string) error {
 		return fmt.Errorf("%w: %s is missing or empty", ErrDamaged, absent[0])
 	}
 	return nil
+}
+
+// unused says whether a missing database was never made: that of the
+// snapshotter is made with the first snapshot, while its folder for them is
+// there from the start. A process that ended during its first download has
+// damaged nothing.
+func unused(database string) bool {
+	if _, err := os.Stat(database); !errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	entries, err := os.ReadDir(filepath.Join(filepath.Dir(database), "snapshots"))
+	return err == nil && len(entries) == 0
 }
 
 // guarded runs something that reads databases; a panic, as they make one of
