@@ -106,6 +106,7 @@ func (s *Supervisor) snapshot() routes.Snapshot {
 				Redirect: rule.Redirect, Host: rule.HostHeader, Root: rule.Root, SPA: rule.SPA,
 			}
 			if rule.Service != "" {
+				to.Service = rule.Service // so that its requests are drained with it
 				to.Upstream = s.upstream(rule.Service, rule.Port)
 			}
 			h.Rules = append(h.Rules, to)

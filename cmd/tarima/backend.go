@@ -202,15 +202,33 @@ func (a *appliance) PullImage(ctx context.Context, ref string, progress func(con
 // LoadImages implements control.Backend.
 func (a *appliance) LoadImages(ctx context.Context, archive io.Reader) ([]container.Image, error) {
 	images, err := a.engine.LoadArchive(ctx, archive)
-	if errors.Is(err, engine.ErrArchive) {
+	if errors.Is(err, engine.ErrArchive) || errors.Is(err, engine.ErrPlatform) {
 		return nil, control.Invalid(nil, "%v", err)
 	}
-	return images, err
+	if err != nil {
+		return nil, err
+	}
+	// What was loaded by hand is what is meant from now on.
+	for _, image := range images {
+		pin := record.Image{Ref: image.Ref, Digest: image.Digest, Size: image.Size, At: time.Now()}
+		if err := a.store.SetImage(defaultSite, pin); err != nil {
+			return nil, err
+		}
+	}
+	return images, nil
 }
 
 // PruneImages implements control.Backend.
 func (a *appliance) PruneImages(ctx context.Context) (control.Pruned, error) {
-	freed, err := a.engine.Prune(ctx)
+	images, err := a.store.Images(defaultSite)
+	if err != nil {
+		return control.Pruned{}, err
+	}
+	var pins []string
+	for _, image := range images {
+		pins = append(pins, image.Digest)
+	}
+	freed, err := a.engine.Prune(ctx, pins...)
 	return control.Pruned{Freed: freed}, err
 }
 
@@ -220,6 +238,9 @@ func (a *appliance) Doctor(ctx context.Context) ([]control.Finding, error) {
 	found := a.network.Inspect(ctx, a.networkWanted())
 	for _, f := range found {
 		findings = append(findings, finding(f.Code, string(f.Level), f.Text, f.Fix))
+	}
+	for _, text := range a.notes() {
+		findings = append(findings, finding("SITE-SIZE", levelWarning, text, ""))
 	}
 	for _, text := range a.engine.Reduced() {
 		findings = append(findings, finding("ENGINE-REDUCED", levelWarning, text, ""))

@@ -26,6 +26,7 @@ type wishes struct {
 	file    []byte      // nil: nobody has said yet what is wanted
 	opened  site.Config // with which engine and network were opened
 	trouble string      // why the file on disk is not what is wanted; "": it is
+	notes   []string    // what is not as it should be, for people
 	floor   uint64      // the generation that containers have, when the store lost it
 }
 
@@ -158,8 +159,15 @@ func (a *appliance) apply(ctx context.Context, file []byte, config site.Config) 
 	if err := a.supervisor.Apply(ctx, plan.Desired, applied); err != nil {
 		return control.Applied{}, err
 	}
-	a.wishes.file, a.wishes.config, a.wishes.trouble = file, config, ""
+	a.wishes.file, a.wishes.config, a.wishes.trouble, a.wishes.notes = file, config, "", plan.Notes
 	return control.Applied{Generation: applied.Generation, Changes: changes}, nil
+}
+
+// notes are what the release says of what was applied.
+func (a *appliance) notes() []string {
+	a.wishes.mu.Lock()
+	defer a.wishes.mu.Unlock()
+	return a.wishes.notes
 }
 
 // sameEngine says whether what only a new engine can take up is unchanged.

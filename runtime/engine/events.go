@@ -71,7 +71,7 @@ func (e *Engine) handle(envelope *events.Envelope) {
 			return // a command run beside the main process
 		}
 		exit := e.seenExit(event)
-		e.events.send(container.Event{Kind: container.EventExit, ID: event.ContainerID, Exit: &exit, At: exit.At})
+		e.events.send(container.Event{Kind: container.EventExit, ID: event.ContainerID, PID: int(event.Pid), Exit: &exit, At: exit.At})
 	case *eventsapi.TaskOOM:
 		e.events.send(container.Event{Kind: container.EventOOM, ID: event.ContainerID, At: envelope.Timestamp})
 	}
