@@ -65,9 +65,9 @@ const (
 	JobDone       EventKind = "job-done"
 	JobFailed     EventKind = "job-failed"
 	LimitsChanged EventKind = "limits-changed"
-	Suppressed    EventKind = "suppressed" // a health restart held back, with the reason
+	Suppressed    EventKind = "suppressed"  // a health restart held back, with the reason
 	Certificate   EventKind = "certificate" // the state of a public name's certificate changed
-	Trouble       EventKind = "trouble"    // engine, network, store or host
+	Trouble       EventKind = "trouble"     // engine, network, store or host
 )
 
 // Event is one line of a service's history. Seq grows by one with each event
