@@ -269,3 +269,19 @@ func stoppedBySignal(t *testing.T, e *Engine, signal string) *container.Exit {
 	t.Helper()
 	return stopped(t, e, shell("killed", "echo ready; sleep 3600"), signal, deadline)
 }
+
+// The kernel throws away a signal that the first process has no handler for:
+// one that comes up while it is asked to end is asked again.
+func TestStopWhileComingUp(t *testing.T) {
+	e := newEngine(t)
+	spec := shell("early", "echo up; i=0; while [ $i -lt 10 ]; do sleep 0.1; i=$((i+1)); done; trap 'exit 3' TERM; while :; do sleep 0.1; done")
+	mustStart(t, e, spec)
+	logOf(t, e, spec.ID(), "up")
+	if err := e.Stop(t.Context(), spec.ID(), "SIGTERM", deadline); err != nil {
+		t.Fatal(err)
+	}
+	status := waitState(t, e, spec.ID(), container.Exited)
+	if status.Exit == nil || status.Exit.Code != 3 {
+		t.Errorf("exit %+v, want code 3: the handler that came late", status.Exit)
+	}
+}

@@ -73,68 +73,60 @@ func (e *Engine) Stop(ctx context.Context, id string, signal string, patience ti
 	}
 	ended := e.waitExit(ctx, id)
 	if patience > 0 {
-		began := time.Now()
-		if err := heard(ctx, int(process.Pid), number, ended, patience); err != nil {
-			return err
-		}
-		patience = max(patience-time.Since(began), time.Second)
+		heard := hearing(int(process.Pid), number)
 		if err := e.signal(ctx, id, uint32(number), false); err != nil && !isGone(err) {
 			return fmt.Errorf("stopping %s: %w", id, err)
 		}
-		if err := await(ctx, ended, patience); !errors.Is(err, errPatience) {
-			return err
+		for end := time.Now().Add(patience); ; {
+			err := await(ctx, ended, min(time.Until(end), hearingInterval))
+			if !errors.Is(err, errPatience) {
+				return err
+			}
+			if time.Now().After(end) {
+				break
+			}
+			if now := hearing(int(process.Pid), number); now != heard {
+				heard = now
+				if err := e.signal(ctx, id, uint32(number), false); err != nil && !isGone(err) {
+					return fmt.Errorf("stopping %s: %w", id, err)
+				}
+			}
 		}
 		e.log.Info("container did not end in time and is killed", "container", id, "signal", signal, "patience", patience)
 	}
 	return e.kill(ctx, id, ended)
 }
 
-// heard waits until the main process would notice the signal, it has ended, or
-// the patience is over. The kernel throws a signal away that the first process
-// of a pid namespace has no handler for (pid_namespaces(7)): a service that is
-// asked to end before it has come so far would never hear of it.
-func heard(ctx context.Context, pid int, signal unix.Signal, ended <-chan error, patience time.Duration) error {
-	deadline := time.NewTimer(patience)
-	defer deadline.Stop()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for !catches(pid, signal) {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-deadline.C:
-			return nil
-		case <-tick.C:
-		}
-		if len(ended) > 0 {
-			return nil
-		}
-	}
-	return nil
+// hearingInterval is how often a container that is to end is looked at.
+const hearingInterval = 50 * time.Millisecond
+
+// ears are what decides whether a main process hears a signal.
+type ears struct {
+	program string
+	handled bool
 }
 
-// catches says whether a process has a handler for a signal or keeps it for a
-// thread that waits for it, or cannot be asked any more.
-func catches(pid int, signal unix.Signal) bool {
+// hearing looks at a main process. The kernel throws a signal away that the
+// first process of a pid namespace has no handler for (pid_namespaces(7)): a
+// service that is asked to end while it still comes up, or while its entrypoint
+// runs, never hears of it. So it is asked again when it has become another
+// program or has got a handler.
+func hearing(pid int, signal unix.Signal) ears {
+	// A process that has ended has neither.
+	program, _ := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
-		return true
+		return ears{}
 	}
-	const masks = 2
-	seen := 0
+	now := ears{program: program}
 	for line := range strings.Lines(string(status)) {
-		name, text, _ := strings.Cut(line, ":")
-		if name != "SigCgt" && name != "SigBlk" {
-			continue
-		}
 		// In hexadecimal, signal 1 the lowest bit; proc_pid_status(5).
-		mask, err := strconv.ParseUint(strings.TrimSpace(text), 16, 64)
-		if err != nil || mask&(1<<(uint(signal)-1)) != 0 {
-			return true
+		if mask, ok := strings.CutPrefix(line, "SigCgt:"); ok {
+			caught, err := strconv.ParseUint(strings.TrimSpace(mask), 16, 64)
+			now.handled = err == nil && caught&(1<<(uint(signal)-1)) != 0
 		}
-		seen++
 	}
-	return seen < masks
+	return now
 }
 
 // kill ends all processes of a container.
