@@ -133,8 +133,8 @@ func (e *Engine) execute(ctx context.Context, id string, x execution) (int, erro
 			return
 		}
 		// The shim waits ten seconds for the rest of the output; the caller
-		// has its answer.
-		e.running.Go(remove)
+		// has its answer, and the next Open would remove it too.
+		go remove()
 	}()
 	ended, err := command.Wait(tidy)
 	if err != nil {

@@ -27,7 +27,8 @@ func TestExec(t *testing.T) {
 		code   int
 		output string
 	}{
-		{"output and code", []string{"sh", "-c", "echo out; echo err >&2; exit 5"}, 5, "out\nerr\n"},
+		{"output and code", []string{"sh", "-c", "echo out; exit 5"}, 5, "out\n"},
+		{"errors too", []string{"sh", "-c", "echo err >&2"}, 0, "err\n"},
 		{"user and environment", []string{"sh", "-c", "echo $(id -u) $OF_SPEC"}, 0, "1000 yes\n"},
 		{"by a signal", []string{"sh", "-c", "kill -TERM $$"}, 143, ""},
 	} {
