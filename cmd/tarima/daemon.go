@@ -180,7 +180,7 @@ func (a *appliance) openEngine(ctx context.Context, config site.Config) (*engine
 	if !errors.Is(err, engine.ErrDamaged) {
 		return e, err
 	}
-	aside := root + ".damaged-" + time.Now().UTC().Format("20060102T150405Z")
+	aside := root + ".damaged-" + time.Now().UTC().Format("20060102T150405.000000Z")
 	a.log.Error("the engine's root is damaged; it is moved aside and built anew", "error", err, "aside", aside)
 	if err := os.Rename(root, aside); err != nil {
 		return nil, fmt.Errorf("move the damaged engine root aside: %w", err)

@@ -1,11 +1,17 @@
 package main
 
 import (
+	"context"
 	"log/slog"
 	"net"
 	"os"
+	"os/exec"
+	"strings"
 
 	"github.com/coreos/go-systemd/v22/journal"
+
+	"tarima/store/record"
+	"tarima/supervisor/site"
 )
 
 // logger writes for the journal under systemd, as lines of JSON that
@@ -44,5 +50,34 @@ func notifyAt(address string) func(state string) {
 		if _, err := conn.Write([]byte(state)); err != nil {
 			slog.Warn("systemd's notify socket", "error", err)
 		}
+	}
+}
+
+// proxyDiffers says whether the proxy was started with something else than what
+// is wanted now: where to listen and how long to hold is not part of its routes.
+func (a *appliance) proxyDiffers(before record.Applied, known bool, config site.Config) bool {
+	old := site.Defaults(site.Config{}, site.Host{})
+	if known {
+		parsed, err := site.Parse("the last applied site file", before.SiteFile)
+		if err != nil {
+			return true
+		}
+		old = site.Defaults(parsed, site.Host{})
+	}
+	return old.Proxy.HTTP != config.Proxy.HTTP || old.Proxy.HTTPS != config.Proxy.HTTPS || holdTime(old) != holdTime(config)
+}
+
+// reloadProxy has the proxy replaced by one that reads the site file anew and
+// takes over its sockets.
+func (a *appliance) reloadProxy(ctx context.Context) {
+	const next = "[proxy] takes effect when the proxy is started the next time"
+	if _, err := os.Stat("/run/systemd/system"); err != nil || a.paths != newPaths("") {
+		a.log.Warn(next)
+		return
+	}
+	// Without waiting: this may be part of a job of systemd's.
+	out, err := exec.CommandContext(ctx, "systemctl", "--no-block", "try-reload-or-restart", "tarima-proxy.service").CombinedOutput()
+	if err != nil {
+		a.log.Warn(next, "error", err, "systemctl", strings.TrimSpace(string(out)))
 	}
 }

@@ -160,6 +160,9 @@ func (a *appliance) apply(ctx context.Context, file []byte, config site.Config) 
 		return control.Applied{}, err
 	}
 	a.wishes.file, a.wishes.config, a.wishes.trouble, a.wishes.notes = file, config, "", plan.Notes
+	if a.proxyDiffers(before, known, config) {
+		a.reloadProxy(ctx)
+	}
 	return control.Applied{Generation: applied.Generation, Changes: changes}, nil
 }
 
