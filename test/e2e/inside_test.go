@@ -8,9 +8,11 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime"
 	"syscall"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
 )
 
 // insideEnv marks the process that runs in the tests' own network.
@@ -50,4 +52,38 @@ func loopbackUp() error {
 		return err
 	}
 	return netlink.LinkSetUp(lo)
+}
+
+// newNetwork makes another network namespace, with nothing but its loopback.
+func newNetwork() (netns.NsHandle, error) {
+	var made netns.NsHandle
+	return made, onThread(func() (err error) {
+		if made, err = netns.New(); err != nil {
+			return fmt.Errorf("a network namespace for another site: %w", err)
+		}
+		return loopbackUp()
+	})
+}
+
+// inside does something on a thread that is in the world's network.
+func (w *world) inside(do func() error) error {
+	if w.network == 0 {
+		return do()
+	}
+	return onThread(func() error {
+		if err := netns.Set(w.network); err != nil {
+			return fmt.Errorf("enter the network of %s: %w", w.root, err)
+		}
+		return do()
+	})
+}
+
+// onThread does something on a thread that ends with it.
+func onThread(do func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocks: the thread is in another namespace
+		done <- do()
+	}()
+	return <-done
 }

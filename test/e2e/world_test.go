@@ -26,6 +26,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netns"
+
 	"tarima/store/record"
 	"tarima/supervisor"
 	"tarima/supervisor/control"
@@ -40,11 +42,13 @@ const (
 	httpsPort = "18443"
 )
 
-// world is the site under test and the processes that make it.
+// world is a site under test and the processes that make it.
 type world struct {
 	root     string
 	binary   string
 	registry string
+	server   *registry.Server
+	network  netns.NsHandle // of its own; 0: the tests' own
 	daemon   *process
 	proxy    *process
 	client   *control.Client
@@ -105,12 +109,28 @@ func testMain(m *testing.M) int {
 	return code
 }
 
+// newWorld starts the one site that all tests share.
 func newWorld(ctx context.Context) (*world, error) {
+	w, err := emptyWorld(ctx, "/var/lib/tarima-e2e", 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := w.writeSiteFile(""); err != nil {
+		return nil, err
+	}
+	if err := w.startProxy(); err != nil {
+		return nil, err
+	}
+	return w, w.startDaemon()
+}
+
+// emptyWorld is a folder and a registry in a network, in which nothing runs yet.
+func emptyWorld(ctx context.Context, root string, network netns.NsHandle) (*world, error) {
 	top, err := filepath.Abs("../..")
 	if err != nil {
 		return nil, err
 	}
-	w := &world{root: "/var/lib/tarima-e2e", binary: filepath.Join(top, "bin", "tarima")}
+	w := &world{root: root, network: network, binary: filepath.Join(top, "bin", "tarima")}
 	images := filepath.Join(top, "dist", "images")
 	for _, need := range []string{w.binary, filepath.Join(top, "bin", "runc"), images} {
 		if _, err := os.Stat(need); err != nil {
@@ -122,27 +142,25 @@ func newWorld(ctx context.Context) (*world, error) {
 	if err := os.MkdirAll(w.root, 0o711); err != nil {
 		return nil, err
 	}
-	server := &registry.Server{Dirs: []string{images}}
-	if _, err := server.Names(); err != nil {
+	w.server = &registry.Server{Dirs: []string{images}}
+	if _, err := w.server.Names(); err != nil {
 		return nil, err
 	}
-	listener, err := registry.Listen(ctx, "127.0.0.1:0")
+	var listener net.Listener
+	err = w.inside(func() (err error) {
+		listener, err = registry.Listen(ctx, "127.0.0.1:0")
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
 	w.registry = listener.Addr().String()
 	go func() {
-		if err := http.Serve(listener, server); err != nil && !errors.Is(err, net.ErrClosed) {
+		if err := http.Serve(listener, w.server); err != nil && !errors.Is(err, net.ErrClosed) {
 			fmt.Fprintln(os.Stderr, "registry:", err)
 		}
 	}()
-	if err := w.writeSiteFile(""); err != nil {
-		return nil, err
-	}
-	if err := w.startProxy(); err != nil {
-		return nil, err
-	}
-	return w, w.startDaemon()
+	return w, nil
 }
 
 // siteFile is the site file with more tables behind it.
@@ -170,8 +188,10 @@ memory = "8GB"
 %s`, host, httpPort, httpsPort, w.registry, more)
 }
 
-func (w *world) writeSiteFile(more string) error {
-	return os.WriteFile(filepath.Join(w.root, "tarima.toml"), []byte(w.siteFile(more)), 0o644)
+func (w *world) writeSiteFile(more string) error { return w.write(w.siteFile(more)) }
+
+func (w *world) write(siteFile string) error {
+	return os.WriteFile(filepath.Join(w.root, "tarima.toml"), []byte(siteFile), 0o644)
 }
 
 // process is one of ours, ended by its id alone.
@@ -193,7 +213,7 @@ func (w *world) start(verb string) (*process, error) {
 	p := &process{cmd: exec.Command(w.binary, "--root", w.root, verb), done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := p.cmd.Start(); err != nil {
+	if err := w.inside(p.cmd.Start); err != nil {
 		return nil, err
 	}
 	go func() {
