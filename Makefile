@@ -7,6 +7,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo 0.1.
 LDFLAGS := -s -w -X main.version=$(VERSION)
 GO_SOURCES := $(shell find cmd proxy runtime store supervisor -name '*.go' -o -name '*.toml' -o -name '*.html' 2>/dev/null) go.mod go.sum
 FUZZTIME ?= 20s
+SOAK ?= 1h
 IMAGES := $(CURDIR)/dist/images
 DEMO_ROOT ?= /var/lib/tarima-demo
 
@@ -61,14 +62,24 @@ e2e-full: package images ## the same at all moments: hours
 	TARIMA_E2E_FULL=1 go test -tags e2e -count 1 -timeout 6h -v ./test/e2e/... ./test/package/...
 
 .PHONY: bench
-bench: build images ## figures beside the peers, printed as ratios; writes bench.json
+bench: build images bin/bench ## figures beside Debian's docker.io, printed as ratios; writes bench.json
 	./test/setup bench
-	go test -tags bench -count 1 -timeout 60m -v ./test/bench/...
+	bin/bench $(if $(ONLY),-only $(ONLY))
+
+.PHONY: soak
+soak: build bin/bench ## an hour of probes, kills and restarts: does the daemon grow? SOAK=10m for less
+	./test/setup test
+	bin/bench -soak $(SOAK)
+
+.PHONY: bin/bench
+bin/bench:
+	go build -trimpath -o bin/bench ./test/bench
+	go build -trimpath -ldflags "$(LDFLAGS)" -o bin/bench-appliance ./test/bench/appliance
 
 .PHONY: lint
 lint: bin/tools/golangci-lint ## gofumpt, go vet, golangci-lint with the layer rules
 	bin/tools/golangci-lint run --allow-parallel-runners ./...
-	bin/tools/golangci-lint run --allow-parallel-runners --build-tags e2e,bench ./test/...
+	bin/tools/golangci-lint run --allow-parallel-runners --build-tags e2e ./test/...
 
 bin/tools/golangci-lint: packaging/tools/go.mod packaging/tools/go.sum
 	@mkdir -p bin/tools
