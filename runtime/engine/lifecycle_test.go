@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -86,6 +87,16 @@ func TestStop(t *testing.T) {
 			if strings.Contains(line, "child got it") {
 				t.Error("the child got the stop signal")
 			}
+		}
+	})
+	t.Run("SIGKILL needs no handler", func(t *testing.T) {
+		spec := shell("kill", "echo ready; exec sleep 3600")
+		mustStart(t, e, spec)
+		logOf(t, e, spec.ID(), "ready")
+		ctx, cancel := context.WithTimeout(t.Context(), deadline)
+		defer cancel()
+		if err := e.Stop(ctx, spec.ID(), "SIGKILL", time.Hour); err != nil {
+			t.Error(err)
 		}
 	})
 	t.Run("nothing of that name", func(t *testing.T) {
