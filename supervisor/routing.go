@@ -245,7 +245,11 @@ func (s *Supervisor) routerTold(t told) {
 	for host, detail := range t.certs {
 		if s.certs[host] != detail {
 			s.certs[host] = detail
-			s.tell(record.Trouble, "", fmt.Sprintf("proxy: the certificate of %.100q: %.200q", host, detail), time.Now())
+			kind := record.Certificate
+			if strings.HasPrefix(detail, "failed") {
+				kind = record.Trouble
+			}
+			s.tell(kind, "", fmt.Sprintf("proxy: the certificate of %.100q: %.200q", host, detail), time.Now())
 		}
 	}
 	s.wake()

@@ -65,8 +65,9 @@ const (
 	JobDone       EventKind = "job-done"
 	JobFailed     EventKind = "job-failed"
 	LimitsChanged EventKind = "limits-changed"
-	Suppressed    EventKind = "suppressed" // a health restart held back, with the reason
-	Trouble       EventKind = "trouble"    // engine, network, store or host
+	Suppressed    EventKind = "suppressed"  // a health restart held back, with the reason
+	Trouble       EventKind = "trouble"     // engine, network, store or host
+	Certificate   EventKind = "certificate" // a name's certificate is ordered or there
 )
 
 // Event is one line of a service's history. Seq grows by one with each event
