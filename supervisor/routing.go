@@ -250,7 +250,11 @@ func (s *Supervisor) routerTold(t told) {
 			if !known && detail == routes.CertificateValid {
 				continue // as it was before this daemon began: no news
 			}
-			s.tell(record.Certificate, "", fmt.Sprintf("%.100q: %.200q", host, detail), time.Now())
+			kind := record.Certificate
+			if strings.HasPrefix(detail, "failed") {
+				kind = record.Trouble
+			}
+			s.tell(kind, "", fmt.Sprintf("proxy: the certificate of %.100q: %.200q", host, detail), time.Now())
 		}
 	}
 	s.wake()

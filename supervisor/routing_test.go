@@ -154,3 +154,19 @@ func TestProxyThatComesLateGetsTheRoutes(t *testing.T) {
 		}
 	})
 }
+
+func TestOnlyAFailedCertificateIsTrouble(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		settled(r)
+		for _, detail := range []string{"obtaining", "valid", "failed: no answer", "valid"} {
+			r.router.send(routes.Event{Kind: routes.Certificate, Name: "lms.example.test", Detail: detail})
+			pass(time.Second)
+		}
+		if n := len(r.store.find("", record.Trouble)); n != 1 {
+			t.Errorf("%d trouble events for one failure", n)
+		}
+		if n := len(r.store.find("", record.Certificate)); n != 3 {
+			t.Errorf("%d certificate events, want 3", n)
+		}
+	})
+}

@@ -46,6 +46,8 @@ func TestImageThatDoesNotExist(t *testing.T) {
 func TestRegistryFaults(t *testing.T) {
 	before := site.mustBeReady(t)
 	clean := site.inventory(t)
+	// By its own name, so that nobody else is asked instead.
+	repository := site.registry + "/campus"
 	for _, one := range []struct {
 		name  string
 		fault *registry.Fault
@@ -61,9 +63,9 @@ func TestRegistryFaults(t *testing.T) {
 		{"no such image", nil, "not found"},
 	} {
 		t.Run(one.name, func(t *testing.T) {
-			image := "registry.test/campus:2"
+			image := repository + ":2"
 			if one.fault == nil {
-				image = "registry.test/campus:never"
+				image = repository + ":never"
 			} else {
 				defer site.server.Inject(one.fault)()
 			}
@@ -83,7 +85,7 @@ func TestRegistryFaults(t *testing.T) {
 	}
 	// With the registry well again nothing stands in the way, and what broken
 	// pulls kept goes with the image.
-	for _, args := range [][]string{{"image", "pull", "registry.test/campus:2"}, {"image", "prune"}} {
+	for _, args := range [][]string{{"image", "pull", repository + ":2"}, {"image", "prune"}} {
 		if code, _, stderr := site.run(t, args...); code != 0 {
 			t.Fatalf("%v: %s", args, stderr)
 		}

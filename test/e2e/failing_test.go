@@ -20,6 +20,7 @@ import (
 // nobody else notices.
 func TestOutOfMemory(t *testing.T) {
 	before := site.mustBeReady(t)
+	clean := site.inventory(t)
 	seq := site.lastSeq(t)
 	off := site.turnOn(t, "cms", `{"worker": {"leak": 100}}`)
 	var told record.Event
@@ -49,6 +50,7 @@ func TestOutOfMemory(t *testing.T) {
 			t.Errorf("history: %+v", e)
 		}
 	}
+	site.mustNotHaveLeaked(t, clean)
 	if code, out, _ := site.run(t, "events", "-n", "50"); code != 0 || !strings.Contains(out, "want of memory") {
 		t.Errorf("tarima events: exit %d\n%s", code, out)
 	}
@@ -58,6 +60,7 @@ func TestOutOfMemory(t *testing.T) {
 // visible failing with the reason, and heals by itself.
 func TestCrashLoop(t *testing.T) {
 	before := site.mustBeReady(t)
+	clean := site.inventory(t)
 	seq := site.lastSeq(t)
 	off := site.turnOn(t, "cms", `{"worker": {"crash": 7}}`)
 	if err := syscall.Kill(service(before, "cms-worker").PID, syscall.SIGKILL); err != nil {
@@ -108,6 +111,7 @@ func TestCrashLoop(t *testing.T) {
 		t.Error(stderr)
 	}
 	site.mustBeReady(t)
+	site.mustNotHaveLeaked(t, clean)
 }
 
 // backsOff checks the waits between ends and starts: none before the first

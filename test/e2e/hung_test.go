@@ -33,6 +33,7 @@ func TestHung(t *testing.T) {
 
 func hungService(t *testing.T) {
 	before := site.mustBeReady(t)
+	clean := site.inventory(t)
 	seq := site.lastSeq(t)
 	old := service(before, "lms")
 	freeze(t, old.PID)
@@ -63,6 +64,7 @@ func hungService(t *testing.T) {
 	}) {
 		t.Errorf("history does not say why: %v", summary(site.events(t, seq)))
 	}
+	site.mustNotHaveLeaked(t, clean)
 }
 
 func hungDatabase(t *testing.T) {

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"testing"
@@ -50,7 +51,7 @@ func (w *world) mustRun(t *testing.T, patience time.Duration, names ...string) s
 		if w.daemon == nil || !w.daemon.alive() {
 			t.Fatalf("the daemon of %s has ended", w.root)
 		}
-		if now, err = w.client.Status(t.Context()); err != nil {
+		if now, err = w.client.Status(context.Background()); err != nil {
 			return err
 		}
 		for _, name := range names {
@@ -68,7 +69,7 @@ func (w *world) mustSee(t *testing.T, patience time.Duration, name, what string,
 	t.Helper()
 	var one supervisor.ServiceStatus
 	eventually(t, patience, name+": "+what, func() error {
-		now, err := w.client.Status(t.Context())
+		now, err := w.client.Status(context.Background())
 		if err != nil {
 			return err
 		}

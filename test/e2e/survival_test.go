@@ -37,7 +37,10 @@ func TestSiteAnswers(t *testing.T) {
 // Scenario 1: kill -9 of any service's main process: restarted, nothing else
 // touched, history right.
 func TestKilledService(t *testing.T) {
-	for _, one := range site.mustBeReady(t).Services {
+	services := site.mustBeReady(t).Services
+	clean := site.inventory(t)
+	defer func() { site.mustNotHaveLeaked(t, clean) }()
+	for _, one := range services {
 		t.Run(one.Name, func(t *testing.T) {
 			before := site.mustBeReady(t)
 			seq := site.lastSeq(t)
@@ -113,6 +116,8 @@ func TestExitWhileDaemonDead(t *testing.T) {
 // Scenario 6: kill -9 of a shim: its group comes back, the other never noticed.
 func TestKilledShim(t *testing.T) {
 	before := site.mustBeReady(t)
+	clean := site.inventory(t)
+	defer func() { site.mustNotHaveLeaked(t, clean) }()
 	shim := parent(t, service(before, "lms").PID)
 	if err := syscall.Kill(shim, syscall.SIGKILL); err != nil {
 		t.Fatal(err)

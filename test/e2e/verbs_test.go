@@ -5,12 +5,10 @@ package e2e
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"strings"
 	"sync"
 	"syscall"
@@ -21,13 +19,6 @@ import (
 
 	"tarima/runtime/container"
 )
-
-// tarima makes a command line of the world's binary.
-func (w *world) tarima(ctx context.Context, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, w.binary, append([]string{"--root", w.root}, args...)...)
-	cmd.Env = append(os.Environ(), "LANG=C", "LC_ALL=C")
-	return cmd
-}
 
 // exec passes standard input on, and the exit code back.
 func TestExecStreams(t *testing.T) {

@@ -265,7 +265,7 @@ func (w *world) mustAnswer(t *testing.T) {
 		if !w.daemon.alive() {
 			return fmt.Errorf("the daemon has ended, see %s/log/daemon.log", w.root)
 		}
-		_, err := w.client.About(t.Context())
+		_, err := w.client.About(context.Background())
 		return err
 	})
 }
@@ -279,7 +279,7 @@ func (w *world) restartDaemon(t *testing.T) {
 
 func (w *world) status(t *testing.T) supervisor.SiteStatus {
 	t.Helper()
-	s, err := w.client.Status(t.Context())
+	s, err := w.client.Status(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -333,7 +333,7 @@ func notReady(s supervisor.SiteStatus) string {
 
 func (w *world) mustBeReady(t *testing.T) supervisor.SiteStatus {
 	t.Helper()
-	if err := w.waitReady(t.Context(), 4*time.Minute); err != nil {
+	if err := w.waitReady(context.Background(), 4*time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	return w.status(t)
@@ -364,7 +364,7 @@ func (w *world) events(t *testing.T, after uint64) []record.Event {
 	t.Helper()
 	var all []record.Event
 	for {
-		some, err := w.client.Events(t.Context(), after, 1000, 0)
+		some, err := w.client.Events(context.Background(), after, 1000, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -433,8 +433,10 @@ func (w *world) get(ctx context.Context, host, path string) (int, string, error)
 func (w *world) run(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errs bytes.Buffer
-	cmd := exec.CommandContext(t.Context(), w.binary, append([]string{"--root", w.root}, args...)...)
-	cmd.Env = append(os.Environ(), "LANG=C", "LC_ALL=C")
+	// Not the test's own context, which has ended when it cleans up.
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	cmd := w.tarima(ctx, args...)
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err := cmd.Run()
 	var exit *exec.ExitError
@@ -442,6 +444,13 @@ func (w *world) run(t *testing.T, args ...string) (code int, stdout, stderr stri
 		t.Fatal(err)
 	}
 	return cmd.ProcessState.ExitCode(), out.String(), errs.String()
+}
+
+// tarima makes a command line of the world's binary.
+func (w *world) tarima(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, w.binary, append([]string{"--root", w.root}, args...)...)
+	cmd.Env = append(os.Environ(), "LANG=C", "LC_ALL=C")
+	return cmd
 }
 
 // eventually waits until check returns nil.
