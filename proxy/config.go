@@ -23,7 +23,8 @@ type Config struct {
 	PublicPort int
 
 	// Dir keeps what must outlive the process: certificates and the last
-	// snapshot of routes. It is made with mode 0700.
+	// snapshot of routes. It is made with mode 0711, so that
+	// the local authority's root can be read; what is secret in it is the owner's alone.
 	Dir string
 	// Socket is the unix socket of the control protocol, SocketMode its file
 	// mode (0: 0600). Who may connect may change the routes.

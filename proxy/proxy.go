@@ -73,7 +73,7 @@ func newServer(cfg Config) (*server, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+	if err := os.MkdirAll(cfg.Dir, 0o711); err != nil {
 		return nil, fmt.Errorf("folder of the proxy: %w", err)
 	}
 	s := &server{

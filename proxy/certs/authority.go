@@ -79,7 +79,7 @@ type State struct {
 // none. Damaged files are set aside under a name with the time, a new root is
 // made and the loss logged as an error: clients must import the new root.
 func OpenAuthority(dir string, logger *slog.Logger) (*Authority, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return nil, fmt.Errorf("folder of the certificate authority: %w", err)
 	}
 	a := &Authority{logger: logger, leaves: map[string]*tls.Certificate{}}
