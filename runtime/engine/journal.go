@@ -103,22 +103,21 @@ func memoryEventsOf(pid int) memoryEvents {
 	return memoryEvents{filepath.Join("/sys/fs/cgroup", unified, "memory.events")}
 }
 
-// kills reads the count; 0 when the cgroup is gone.
-func (m memoryEvents) kills() int {
+// kills reads the count. There is none any more when the cgroup is gone.
+func (m memoryEvents) kills() (int, error) {
 	if m.file == "" {
-		return 0
+		return 0, nil
 	}
 	text, err := os.ReadFile(m.file)
 	if err != nil {
-		return 0
+		return 0, err
 	}
 	for line := range strings.Lines(string(text)) {
 		if name, value, ok := strings.Cut(strings.TrimSpace(line), " "); ok && name == "oom_kill" {
-			n, _ := strconv.Atoi(value) // the kernel writes numbers
-			return n
+			return strconv.Atoi(value)
 		}
 	}
-	return 0
+	return 0, nil
 }
 
 // removeExit forgets an entry.

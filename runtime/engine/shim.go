@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/containerd/cgroups/v3"
 	apitypes "github.com/containerd/containerd/api/types"
 	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/manager"
 	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/task"
@@ -136,6 +137,13 @@ func newShimService(ic *plugin.InitContext) (any, error) {
 	}
 	s := &shimService{containers: map[string]*shimContainer{}}
 	events := newJournalPublisher(publisher.(shim.Publisher), s)
+	if cgroups.Mode() == cgroups.Unified {
+		s.memory, err = newOOMWatch(func(id string) { events.memoryKill(ic.Context, id) })
+		if err != nil {
+			return nil, err
+		}
+		stop.(shutdown.Service).RegisterCallback(func(context.Context) error { return s.memory.close() })
+	}
 	s.TTRPCTaskService, err = task.NewTaskService(ic.Context, events, stop.(shutdown.Service))
 	if err != nil {
 		return nil, err

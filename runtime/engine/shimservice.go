@@ -13,6 +13,8 @@ import (
 	eventsapi "github.com/containerd/containerd/api/events"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/v2/core/events"
+	"github.com/containerd/containerd/v2/core/runtime"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/pkg/shim"
 	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
@@ -44,6 +46,9 @@ const oomWindow = 5 * time.Second
 // journal beside it.
 type shimService struct {
 	taskapi.TTRPCTaskService
+	// memory watches for memory kills; nil where containerd's own watch does,
+	// which is on cgroup v1.
+	memory *oomWatch
 
 	mu         sync.Mutex
 	containers map[string]*shimContainer
@@ -59,6 +64,7 @@ type shimContainer struct {
 	pid       int
 	memory    memoryEvents
 	lastOOM   time.Time
+	seenKills int // count of memory kills at lastOOM
 	journaled bool
 }
 
@@ -108,6 +114,11 @@ func (s *shimService) Create(ctx context.Context, r *taskapi.CreateTaskRequest) 
 	c.pid = int(response.Pid)
 	c.memory = memoryEventsOf(c.pid)
 	c.mu.Unlock()
+	if s.memory != nil {
+		if err := s.memory.add(r.ID, c.memory); err != nil {
+			log.G(ctx).WithError(err).WithField("container", r.ID).Warn("exits for lack of memory will not be named")
+		}
+	}
 	return response, nil
 }
 
@@ -122,6 +133,10 @@ func (s *shimService) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*ta
 	}
 	if c.log != nil {
 		c.log.wait(ctx, drainBefore)
+	}
+	if s.memory != nil {
+		s.memory.lookAt(r.ID)
+		s.memory.forget(r.ID)
 	}
 	if response.ExitedAt.IsValid() && response.ExitedAt.AsTime().Unix() > 0 {
 		c.journal(ctx, r.ID, int(response.ExitStatus), response.ExitedAt.AsTime())
@@ -139,6 +154,10 @@ func (s *shimService) exited(ctx context.Context, e *eventsapi.TaskExit) {
 	c := s.container(e.ContainerID)
 	if c == nil {
 		return
+	}
+	if s.memory != nil {
+		// At once: systemd is about to remove the cgroup with its count.
+		s.memory.lookAt(e.ContainerID)
 	}
 	if c.log != nil {
 		c.log.wait(ctx, drainBefore)
@@ -165,8 +184,12 @@ func (c *shimContainer) oom(code int, at time.Time) bool {
 	if !c.lastOOM.IsZero() && at.Sub(c.lastOOM) < oomWindow {
 		return true
 	}
+	if code != 128+9 {
+		return false
+	}
 	// The notice of the kernel may still be on its way; its counter is not.
-	return code == 128+9 && c.memory.kills() > 0
+	kills, err := c.memory.kills()
+	return err == nil && kills > c.seenKills
 }
 
 // outOfMemory is called with every memory kill. It may come after the exit.
@@ -178,6 +201,9 @@ func (s *shimService) outOfMemory(ctx context.Context, id string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.lastOOM = time.Now()
+	if kills, err := c.memory.kills(); err == nil {
+		c.seenKills = kills
+	}
 	if !c.journaled {
 		return
 	}
@@ -223,10 +249,23 @@ func (p *journalPublisher) Publish(ctx context.Context, topic string, event even
 			p.service.exited(ctx, e)
 		}
 	case *eventsapi.TaskOOM:
+		if p.service.memory != nil {
+			return nil // our own watch has told or will
+		}
 		p.service.outOfMemory(ctx, e.ContainerID)
 	}
 	p.queue.put(outgoing{ctx: context.WithoutCancel(ctx), topic: topic, event: event})
 	return nil
+}
+
+// memoryKill journals and queues what our own watch has found.
+func (p *journalPublisher) memoryKill(ctx context.Context, id string) {
+	p.service.outOfMemory(ctx, id)
+	p.queue.put(outgoing{
+		ctx:   namespaces.WithNamespace(context.WithoutCancel(ctx), namespace),
+		topic: runtime.TaskOOMEventTopic,
+		event: &eventsapi.TaskOOM{ContainerID: id},
+	})
 }
 
 // Close sends what is queued and closes the connection to the daemon.
