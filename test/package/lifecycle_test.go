@@ -312,7 +312,7 @@ func watchdog(t *testing.T) {
 			}
 			return nil
 		})
-		if log := site.journal(t, unit, cursor); !strings.Contains(log, "Watchdog timeout") {
+		if log := site.journal(t, unit, cursor); !strings.Contains(log, "Failed with result 'watchdog'") {
 			t.Errorf("%s was not restarted by its watchdog:\n%s", unit, tail(log, 20))
 		}
 	}
