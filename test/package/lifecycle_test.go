@@ -49,6 +49,12 @@ func TestLife(t *testing.T) {
 	}
 }
 
+// ourProcesses lists the program and the user of each process of the package,
+// those of removed files included.
+const ourProcesses = `for p in /proc/[0-9]*; do
+	case "$(readlink $p/exe)" in *tarima*) echo "$(readlink $p/exe | tr ' ' _) $(stat -c %U $p)" ;; esac
+done 2> /dev/null`
+
 // remains are what a package may leave: mounts, interfaces, network
 // namespaces, firewall tables, cgroups, processes and failed units.
 func remains(t *testing.T) []string {
@@ -59,7 +65,7 @@ func remains(t *testing.T) []string {
 		lsns -n -t net -o NS | sort -u | sed 's/.*/network namespace/'
 		nft list tables | sed 's/^/firewall /'
 		find /sys/fs/cgroup -type d -name '*tarima*' | sed 's/^/cgroup /'
-		ps -eo user,args | grep -E '[t]arima|[r]unc' | sed 's/^/process /'
+		`+ourProcesses+` | sed 's/ .*//; s/^/process /'
 		systemctl --failed --no-legend --plain | sed 's/^/failed unit /'
 		find /run -maxdepth 1 -name '*tarima*' | sed 's/^/folder /'
 		true`)
@@ -68,7 +74,7 @@ func remains(t *testing.T) []string {
 	return lines
 }
 
-// samePlace fails when something is there that was not before.
+// sameRemains fails when something is there that was not before.
 func sameRemains(t *testing.T, before []string) {
 	t.Helper()
 	site.eventually(t, "nothing is left", func() error {
@@ -312,7 +318,7 @@ func watchdog(t *testing.T) {
 			}
 			return nil
 		})
-		if log := site.journal(t, unit, cursor); !strings.Contains(log, "Watchdog timeout") {
+		if log := site.journal(t, unit, cursor); !strings.Contains(log, "Failed with result 'watchdog'") {
 			t.Errorf("%s was not restarted by its watchdog:\n%s", unit, tail(log, 20))
 		}
 	}
@@ -329,7 +335,7 @@ func stopAndStart(t *testing.T) {
 	if state := site.show(t, "tarima", "Result"); state != "success" {
 		t.Errorf("the stop ends with %s", state)
 	}
-	if _, out := site.sh(t, "ps -eo user:20,args | grep -E '[t]arima|[r]unc' | grep -v '^tarima-proxy '"); out != "" {
+	if _, out := site.sh(t, ourProcesses+" | grep -v ' tarima-proxy$'"); out != "" {
 		t.Errorf("processes are left:\n%s", out)
 	}
 	if code, out := site.sh(t, "tarima status"); code != 3 || !strings.Contains(out, "systemctl start tarima") {
