@@ -53,6 +53,9 @@ func openListeners(cfg *Config, limits *connectionLimits) (all []listener, err e
 			if l, err = net.Listen("tcp", address); err != nil {
 				switch {
 				case errors.Is(err, syscall.EADDRINUSE):
+					if who := holder(portIn(address)); who != "" {
+						return fmt.Errorf("listen on %s: %s has this port: %w", address, who, err)
+					}
 					return fmt.Errorf("listen on %s: another program has this port (ss -ltnp shows which): %w", address, err)
 				case errors.Is(err, syscall.EACCES):
 					return fmt.Errorf("listen on %s: ports below 1024 need CAP_NET_BIND_SERVICE: %w", address, err)
@@ -77,6 +80,14 @@ func openListeners(cfg *Config, limits *connectionLimits) (all []listener, err e
 		}
 	}
 	return all, nil
+}
+
+// portIn is the port of an address as it stands in a configuration; 0 when it
+// has none.
+func portIn(address string) int {
+	_, text, _ := net.SplitHostPort(address) // one that cannot be split has no port
+	port, _ := strconv.Atoi(text)
+	return port
 }
 
 // boundTo compares a socket with an address as it stands in a configuration.

@@ -18,6 +18,7 @@ import (
 	"tarima/runtime/engine"
 	"tarima/runtime/network"
 	"tarima/store"
+	"tarima/store/record"
 	"tarima/supervisor"
 	"tarima/supervisor/control"
 	"tarima/supervisor/site"
@@ -198,6 +199,10 @@ func (a *appliance) rebuild(ctx context.Context) error {
 	}
 	a.log.Error("the store was damaged", "reason", recovery.Reason, "moved to", recovery.MovedTo, "restored from", recovery.From,
 		"records lost", len(recovery.Records))
+	event := record.Event{At: time.Now(), Kind: record.Trouble, Reason: damageSentence(recovery)}
+	if _, err := a.store.AppendEvent(defaultSite, event); err != nil {
+		a.log.Error("record that the store was damaged", "error", err) // it has been logged, and the site goes on
+	}
 	statuses, err := a.engine.List(ctx, defaultSite)
 	if err != nil {
 		return fmt.Errorf("ask the engine for what the store lost: %w", err)
@@ -210,6 +215,24 @@ func (a *appliance) rebuild(ctx context.Context) error {
 	a.log.Warn("the store was completed from the containers", "addresses", len(rebuilt.Addresses), "images", len(rebuilt.Images),
 		"jobs", len(rebuilt.Jobs), "generation", rebuilt.Generation)
 	return nil
+}
+
+// damageSentence says what happened to the store, for people.
+func damageSentence(r store.Recovery) string {
+	text := "store: "
+	switch {
+	case r.Reason == "":
+		text += fmt.Sprintf("%d records were damaged", len(r.Records))
+	case r.From != "":
+		text += fmt.Sprintf("it was damaged (%s) and is restored from the copy of %s; what was recorded since then is lost",
+			r.Reason, r.CopiedAt.UTC().Format(time.RFC3339))
+	default:
+		text += fmt.Sprintf("it was damaged (%s) and no copy was good; it is built anew from the containers", r.Reason)
+	}
+	if r.MovedTo != "" {
+		text += "; the damaged file is kept as " + r.MovedTo
+	}
+	return text
 }
 
 // feed returns what the loop calls when it has turned; nil without a watchdog.

@@ -89,7 +89,8 @@ func (c *cli) exitCode(ctx context.Context, err error) int {
 	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
 		return exitInterrupt
 	case errors.As(err, &problem):
-		fmt.Fprintln(c.err, c.say("failed", values{"Error": problem.Message}))
+		// With what the verb says of it in front, such as which file.
+		fmt.Fprintln(c.err, c.say("failed", values{"Error": err.Error()}))
 		for _, line := range problem.Details {
 			fmt.Fprintln(c.err, "  "+line)
 		}

@@ -232,7 +232,8 @@ func (c *Client) PullImage(ctx context.Context, ref string, progress func(contai
 
 // LoadImages sends an OCI archive.
 func (c *Client) LoadImages(ctx context.Context, archive io.Reader) (images []container.Image, err error) {
-	return images, c.call(ctx, http.MethodPost, "/v1/images/load", nil, archive, &images)
+	// The request would close what can be closed; the archive is the caller's.
+	return images, c.call(ctx, http.MethodPost, "/v1/images/load", nil, io.NopCloser(archive), &images)
 }
 
 // PruneImages removes what nothing needs.

@@ -26,10 +26,11 @@ import (
 // what is wrong, and a right name heals it.
 func TestImageThatDoesNotExist(t *testing.T) {
 	before := site.mustBeReady(t)
-	site.mustApply(t, "[images.use]\nsmtp = \"registry.test/smpt:1\"\n")
+	missing := site.registry + "/smpt:1"
+	site.mustApply(t, fmt.Sprintf("[images.use]\nsmtp = %q\n", missing))
 	t.Cleanup(func() { site.mustApply(t, "") })
 	one := site.mustSee(t, time.Minute, "smtp", "its image is missing", func(s supervisor.ServiceStatus) bool {
-		return strings.Contains(s.Why, "registry.test/smpt:1") && strings.Contains(s.Why, "not")
+		return strings.Contains(s.Why, missing) && strings.Contains(s.Why, "not")
 	})
 	if one.State != supervisor.StateReady || one.PID != service(before, "smtp").PID {
 		t.Errorf("the present one does not go on: %+v", one)
@@ -145,7 +146,7 @@ func TestWrongWords(t *testing.T) {
 		{"stop mysq", 1, `did you mean "mysql"`},
 		{"logs redis-cash", 1, `did you mean "redis-cache"`},
 		{"restart", 2, "--all"},
-		{"statsu", 2, "status"},
+		{"statsu", 2, "Did you mean stat"},
 		{"status --jason", 2, "jason"},
 		{"image pull", 2, "--help"},
 		{"check /nowhere.toml", 1, "/nowhere.toml"},
@@ -273,7 +274,8 @@ func TestAddressesInUse(t *testing.T) {
 	w := newSmallWorld(t, "range")
 	const held = "10.214.0.7/25"
 	err := w.inside(func() error {
-		link := &netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Name: "office0"}}
+		link := netlink.NewVeth(netlink.LinkAttrs{Name: "office0"})
+		link.PeerName = "office1"
 		if err := netlink.LinkAdd(link); err != nil {
 			return err
 		}

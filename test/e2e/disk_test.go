@@ -69,7 +69,7 @@ func fillDisk(t *testing.T, dir string) (free func()) {
 func TestFullDisk(t *testing.T) {
 	w := newSmallWorld(t, "disk")
 	engine, store, logs := filepath.Join(w.root, "state", "engine"), filepath.Join(w.root, "state", "store"), filepath.Join(w.root, "log", "default")
-	smallDisk(t, engine, "30m")
+	smallDisk(t, engine, "70m") // the shim is a third of it
 	smallDisk(t, store, "8m")
 	smallDisk(t, logs, "1m")
 	if err := w.writeSiteFile(onlyRedis); err != nil {

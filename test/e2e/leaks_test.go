@@ -60,8 +60,13 @@ func (w *world) mustNotHaveLeaked(t *testing.T, before inventory) {
 	}
 }
 
+// inventory takes stock. What the engine has dropped and collects some seconds
+// later, with other garbage, is collected first.
 func (w *world) inventory(t *testing.T) inventory {
 	t.Helper()
+	if code, _, stderr := w.run(t, "image", "prune"); code != 0 {
+		t.Fatalf("image prune: exit %d: %s", code, stderr)
+	}
 	i := inventory{}
 	for _, m := range w.mounts() {
 		i.add("mount %s", m)

@@ -45,7 +45,7 @@ func TestRandomSequences(t *testing.T) {
 	for _, s := range atFirst.Services {
 		wishes[s.Name] = &wish{memory: s.MemoryLimit >> 20}
 	}
-	site.mustApply(t, servicesTables(wishes))
+	applyWishes(t, wishes)
 	samePids(t, atFirst, site.mustBeReady(t))
 	moments(t, 200, 150*time.Second, func(t *testing.T, number int) {
 		before := site.mustBeReady(t)
@@ -92,7 +92,7 @@ func randomStep(t *testing.T, wishes map[string]*wish) string {
 		} else {
 			w.env++
 		}
-		site.mustApply(t, servicesTables(wishes))
+		applyWishes(t, wishes)
 		return fmt.Sprintf("apply %s %d MiB env %d", m.name, w.memory, w.env)
 	case 2:
 		verb := "start"
@@ -121,6 +121,18 @@ func randomStep(t *testing.T, wishes map[string]*wish) string {
 			t.Fatal(err)
 		}
 		return "kill the daemon"
+	}
+}
+
+// applyWishes puts them into effect, in a site that has room for all of them.
+func applyWishes(t *testing.T, wishes map[string]*wish) {
+	t.Helper()
+	text := strings.Replace(site.siteFile(servicesTables(wishes)), `memory = "8GB"`, `memory = "9GB"`, 1)
+	if err := site.write(text); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, stderr := site.run(t, "apply"); code != 0 {
+		t.Fatalf("apply: exit code %d: %s", code, stderr)
 	}
 }
 
