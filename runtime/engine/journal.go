@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -118,6 +119,36 @@ func (m memoryEvents) kills() (int, error) {
 		}
 	}
 	return 0, nil
+}
+
+// processes lists what lives in the cgroup and below it; nothing when that is
+// not known or gone.
+func (m memoryEvents) processes() []uint32 {
+	if m.file == "" {
+		return nil
+	}
+	var pids []uint32
+	err := filepath.WalkDir(filepath.Dir(m.file), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.IsDir() {
+			return err
+		}
+		text, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
+		if err != nil {
+			return err
+		}
+		for word := range strings.FieldsSeq(string(text)) {
+			pid, err := strconv.ParseUint(word, 10, 32)
+			if err != nil {
+				return err
+			}
+			pids = append(pids, uint32(pid))
+		}
+		return nil
+	})
+	if err != nil {
+		return nil // half a list would be a wrong answer
+	}
+	return pids
 }
 
 // removeExit forgets an entry.

@@ -27,6 +27,7 @@ type mark struct {
 	Error      string  `json:"error"`
 	Goroutines int     `json:"goroutines"`
 	Heap       uint64  `json:"heap"`
+	Written    int64   `json:"written"`
 }
 
 // appliance is a running test/bench/appliance.
@@ -45,6 +46,9 @@ type appliance struct {
 // startAppliance starts it on a folder, new or used.
 func startAppliance(binary, root string, args ...string) (*appliance, error) {
 	if err := os.MkdirAll(root, 0o711); err != nil {
+		return nil, err
+	}
+	if err := inMemory(filepath.Join(root, "run")); err != nil {
 		return nil, err
 	}
 	log, err := os.OpenFile(filepath.Join(root, "appliance.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)

@@ -34,6 +34,9 @@ func startDocker(ctx context.Context, root, archive string) (*docker, error) {
 	if err := os.MkdirAll(root, 0o711); err != nil {
 		return nil, err
 	}
+	if err := inMemory(filepath.Join(root, "exec")); err != nil {
+		return nil, err
+	}
 	log, err := os.OpenFile(filepath.Join(root, "dockerd.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, err

@@ -143,6 +143,22 @@ func loadAverage() string {
 	return strings.Fields(string(data))[0]
 }
 
+// inMemory mounts a tmpfs, once, where a host has /run: what does not outlive
+// a reboot is never waited for there.
+func inMemory(path string) error {
+	mounts, err := mountsBelow(filepath.Dir(path))
+	if err != nil || slices.Contains(mounts, path) {
+		return err
+	}
+	if err := os.MkdirAll(path, 0o711); err != nil {
+		return err
+	}
+	if err := syscall.Mount("tmpfs", path, "tmpfs", syscall.MS_NOSUID|syscall.MS_NODEV, "mode=0711,size=256m"); err != nil {
+		return fmt.Errorf("tmpfs on %s: %w", path, err)
+	}
+	return nil
+}
+
 // wreck ends every process that names a folder of ours in its command line and
 // what those started, unmounts what is mounted below, and removes the folder.
 func wreck(root string) error {

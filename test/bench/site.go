@@ -91,6 +91,9 @@ func (d *daemon) prepare(ctx context.Context, images string) error {
 	if err := os.MkdirAll(d.root, 0o711); err != nil {
 		return err
 	}
+	if err := inMemory(filepath.Join(d.root, "run")); err != nil {
+		return err
+	}
 	server := &registry.Server{Dirs: []string{images}}
 	if _, err := server.Names(); err != nil {
 		return err

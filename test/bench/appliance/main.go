@@ -75,6 +75,8 @@ type Mark struct {
 	Error      string  `json:"error,omitempty"`
 	Goroutines int     `json:"goroutines,omitempty"`
 	Heap       uint64  `json:"heap,omitempty"` // bytes in use after a collection
+	// Written is when an event of the history, which happened at At, was on disk.
+	Written int64 `json:"written,omitempty"`
 }
 
 func (a *appliance) mark(m Mark) {
@@ -286,7 +288,7 @@ type markedStore struct {
 // AppendEvent implements supervisor.Store.
 func (s *markedStore) AppendEvent(site string, e record.Event) (record.Event, error) {
 	stored, err := s.Store.AppendEvent(site, e)
-	s.mark(Mark{What: string(e.Kind), Name: e.Service})
+	s.mark(Mark{At: e.At.UnixNano(), What: string(e.Kind), Name: e.Service, Written: time.Now().UnixNano()})
 	return stored, err
 }
 
