@@ -50,7 +50,9 @@ func (b *bench) adoption(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	b.add(figure{Name: "adoption of 10 containers after kill -9", Value: times.median(), Unit: "ms", Spread: times.spread(),
-		Note: "from the start of the process to the last container known to the supervisor; all of them on disk as history after " + number(written.median()) + " ms"}.atMost(100))
+	b.add(figure{
+		Name: "adoption of 10 containers after kill -9", Value: times.median(), Unit: "ms", Spread: times.spread(),
+		Note: "from the start of the process to the last container known to the supervisor; all of them on disk as history after " + number(written.median()) + " ms",
+	}.atMost(100))
 	return nil
 }

@@ -26,7 +26,9 @@ func (b *bench) build(ctx context.Context) error {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("make build: %w: %s", err, out)
 	}
-	b.add(figure{Name: "make build, modules here, nothing compiled before", Value: time.Since(began).Seconds(), Unit: "s",
-		Note: "load average before it " + before}.atMost(60))
+	b.add(figure{
+		Name: "make build, modules here, nothing compiled before", Value: time.Since(began).Seconds(), Unit: "s",
+		Note: "load average before it " + before,
+	}.atMost(60))
 	return nil
 }

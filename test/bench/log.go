@@ -153,8 +153,10 @@ func (b *bench) logSurvival(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	b.add(figure{Name: "log lines lost under kill -9 of the daemon", Value: float64(lost), Unit: "lines",
-		Note: fmt.Sprintf("of %d, the daemon was killed %d times", logLines, kills)}.atMost(0))
+	b.add(figure{
+		Name: "log lines lost under kill -9 of the daemon", Value: float64(lost), Unit: "lines",
+		Note: fmt.Sprintf("of %d, the daemon was killed %d times", logLines, kills),
+	}.atMost(0))
 	return nil
 }
 

@@ -63,8 +63,10 @@ func (b *bench) restarts(ctx context.Context) (err error) {
 			again.add(running, theirs)
 		}
 	}
-	b.add(figure{Name: "exit to restart decision, median", Value: decisions.median(), Unit: "ms", Spread: decisions.spread(),
-		Note: "from kill -9 of the main process to the call that starts it anew"}.atMost(10))
+	b.add(figure{
+		Name: "exit to restart decision, median", Value: decisions.median(), Unit: "ms", Spread: decisions.spread(),
+		Note: "from kill -9 of the main process to the call that starts it anew",
+	}.atMost(10))
 	b.add(figure{Name: "exit to restart decision, 99th percentile", Value: decisions.quantile(0.99), Unit: "ms", Spread: decisions.spread()}.atMost(50))
 	f := again.figure("exit to running again", "ms", "docker run --restart always")
 	f.Note = "the peer waits 100 ms before the first restart by design"

@@ -306,8 +306,10 @@ func (b *bench) readyEmpty(_ context.Context, d *daemon) error {
 		return err
 	}
 	d.kill()
-	b.add(figure{Name: "daemon start to READY, very first", Value: milliseconds(first), Unit: "ms",
-		Note: "makes databases, secrets and settings"})
+	b.add(figure{
+		Name: "daemon start to READY, very first", Value: milliseconds(first), Unit: "ms",
+		Note: "makes databases, secrets and settings",
+	})
 	return nil
 }
 
@@ -335,10 +337,14 @@ func (b *bench) readySite(ctx context.Context, d *daemon) error {
 			return err
 		}
 	}
-	b.add(figure{Name: "daemon start to READY, site of 12 services running", Value: ready.median(), Unit: "ms", Spread: ready.spread(),
-		Note: "from the start of the process to the notice to systemd"}.atMost(100))
-	b.add(figure{Name: "adoption of a site of 12 services, shipped daemon", Value: adopted.median(), Unit: "ms", Spread: adopted.spread(),
-		Note: "from the start of the process to the last service adopted"}.atMost(100))
+	b.add(figure{
+		Name: "daemon start to READY, site of 12 services running", Value: ready.median(), Unit: "ms", Spread: ready.spread(),
+		Note: "from the start of the process to the notice to systemd",
+	}.atMost(100))
+	b.add(figure{
+		Name: "adoption of a site of 12 services, shipped daemon", Value: adopted.median(), Unit: "ms", Spread: adopted.spread(),
+		Note: "from the start of the process to the last service adopted",
+	}.atMost(100))
 	return nil
 }
 
