@@ -60,6 +60,12 @@ e2e: package images ## what a user would do and what must survive, on real conta
 e2e-full: package images ## the same at all moments: hours
 	./test/setup e2e
 	TARIMA_E2E_FULL=1 go test -tags e2e -p 1 -count 1 -timeout 6h -v ./test/e2e/... ./test/package/...
+	$(MAKE) guest
+
+.PHONY: guest
+guest: bin/runc dist/go.mod ## the rooms' tests in a Debian 12 virtual machine: systemd, cgroup v2 (GUEST=-short: a few minutes)
+	./test/setup guest
+	go test -tags guest -count 1 -timeout 6h -v $(GUEST) ./test/guest/...
 
 .PHONY: bench
 bench: build images bin/bench ## figures beside Debian's docker.io, printed as ratios; writes bench.json

@@ -140,7 +140,7 @@ func (e *Engine) Close() error {
 		if e.embedded != nil {
 			errs = append(errs, e.embedded.closeBounded())
 		}
-		removeEmptyCgroups(e.cfg.Cgroup)
+		e.host.removeEmptyCgroups(e.cfg.Cgroup)
 		errs = append(errs, e.lock.release())
 		e.closeError = errors.Join(errs...)
 	})

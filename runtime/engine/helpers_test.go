@@ -56,6 +56,7 @@ func tracesOf(t testing.TB, e *Engine, id string) []string {
 		filepath.Join(e.cfg.State, "runc", namespace, id+"*"),
 		filepath.Join("/sys/fs/cgroup/*", e.cfg.Cgroup, "*", id+"*"),
 		filepath.Join("/sys/fs/cgroup", e.cfg.Cgroup, "*", id+"*"),
+		filepath.Join("/sys/fs/cgroup", slicePath(e.cfg.Cgroup+".slice"), "*", e.cfg.Cgroup+"-"+id+"*"),
 	} {
 		found, err := filepath.Glob(pattern)
 		if err != nil {

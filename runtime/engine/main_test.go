@@ -373,8 +373,10 @@ func leftovers() int {
 	var groups []string
 	for cgroup := range testCgroups {
 		for _, pattern := range []string{"/sys/fs/cgroup/*/", "/sys/fs/cgroup/"} {
-			found, _ := filepath.Glob(pattern + cgroup)
-			groups = append(groups, found...)
+			for _, folder := range []string{cgroup, slicePath(cgroup + ".slice")} {
+				found, _ := filepath.Glob(pattern + folder)
+				groups = append(groups, found...)
+			}
 		}
 	}
 	complain("cgroups", groups)

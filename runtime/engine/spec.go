@@ -324,12 +324,7 @@ func (b *blueprint) mount(m container.Mount) (specs.Mount, error) {
 
 // cgroup places the container and sets its limits.
 func (b *blueprint) cgroup() {
-	if b.host.systemd {
-		// slice:prefix:name gives the scope prefix-name.scope in that slice.
-		b.oci.Linux.CgroupsPath = b.cgroupRoot + "-" + b.spec.Site + ".slice:" + b.cgroupRoot + ":" + b.spec.ID()
-	} else {
-		b.oci.Linux.CgroupsPath = path.Join("/", b.cgroupRoot, b.spec.Site, b.spec.ID())
-	}
+	b.oci.Linux.CgroupsPath = b.host.cgroupsPath(b.cgroupRoot, b.spec.Site, b.spec.ID())
 	resources, reduced := b.host.resources(b.spec.Limits)
 	resources.Devices = []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}
 	b.oci.Linux.Resources = resources

@@ -211,7 +211,7 @@ func (e *Engine) removeRest(ctx context.Context, id string) error {
 	}
 	site, _, ok := strings.Cut(id, ".")
 	if ok {
-		errs = append(errs, removeCgroups(ctx, filepath.Join(e.cfg.Cgroup, site, id)))
+		errs = append(errs, removeCgroups(ctx, e.host.cgroupFolder(e.cfg.Cgroup, site, id)))
 	}
 	return errors.Join(errs...)
 }
