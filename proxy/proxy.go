@@ -245,6 +245,9 @@ func (s *server) run(ctx context.Context) error {
 		break
 	}
 	s.cfg.Notify("STOPPING=1\nSTATUS=Finishing the requests under way")
+	if s.cfg.Store != "" {
+		settle(listeners) // the sockets live on, for the next process
+	}
 	stopWatching()
 	s.finish(servers, s.cfg.Grace)
 	_ = os.Remove(s.cfg.Socket) // a left one is replaced at the next start
@@ -287,11 +290,21 @@ func (s *server) serve(listeners []listener, control net.Listener, failed chan<-
 	return servers
 }
 
-// outlast serves the requests that are here while a successor has the sockets.
-func (s *server) outlast(ctx context.Context, listeners []listener, control *net.UnixListener, servers []*http.Server, last *testament) {
+// settleFor is what a client has to send its first bytes in before
+// http.Server.Shutdown: a request that it reads later gets no answer.
+const settleFor = 200 * time.Millisecond
+
+// settle accepts nobody any more and lets those who were accepted last be read.
+func settle(listeners []listener) {
 	for _, l := range listeners {
 		pause(l.Listener)
 	}
+	<-time.After(settleFor)
+}
+
+// outlast serves the requests that are here while a successor has the sockets.
+func (s *server) outlast(ctx context.Context, listeners []listener, control *net.UnixListener, servers []*http.Server, last *testament) {
+	settle(listeners)
 	pause(control)
 	following, stop := context.WithCancel(ctx)
 	defer stop()

@@ -78,7 +78,7 @@ func boot(ctx context.Context, dir, root string) (*guest, error) {
 		select {
 		case err := <-g.done:
 			g.done <- err
-			return fatal{fmt.Errorf("systemd-nspawn ended: %v\n%s", err, g.consoleTail())}
+			return fatal{errors.New("systemd-nspawn ended: " + fmt.Sprintln(err) + g.consoleTail())}
 		default:
 		}
 		if g.init == 0 {

@@ -366,7 +366,7 @@ func upgradeRunning(t *testing.T) {
 	cursor := site.cursor(t)
 	// Visitors come all the while.
 	site.must(t, `rm -f /root/stop /root/visits; (while [ ! -e /root/stop ]; do
-		curl -sk -o /dev/null --max-time 20 -w '%{http_code}\n' --resolve `+siteHost+`:80:127.0.0.1 http://`+siteHost+`/ || echo refused; done > /root/visits; touch /root/stopped) > /dev/null 2>&1 &
+		curl -sSk -o /dev/null --max-time 20 -w '%{http_code}\n' --resolve `+siteHost+`:80:127.0.0.1 http://`+siteHost+`/ || echo refused; done > /root/visits 2>&1; touch /root/stopped) > /dev/null 2>&1 &
 		until [ -s /root/visits ]; do :; done`)
 	site.must(t, "apt-get install -y --no-install-recommends /test/newer.deb")
 	site.eventually(t, "the proxy's successor serves", func() error {
