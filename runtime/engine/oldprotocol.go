@@ -2,6 +2,7 @@ package engine
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -28,6 +29,11 @@ func speakOldProtocol() (answered func() error, err error) {
 	input, err := io.ReadAll(io.LimitReader(os.Stdin, 10<<20))
 	if err != nil {
 		return nil, fmt.Errorf("reading what the daemon asks for: %w", err)
+	}
+	if len(input) == 0 {
+		// A daemon that was killed just now. With the built-in defaults a shim
+		// would run for ever on a socket that no daemon of ours looks at.
+		return nil, errors.New("the daemon ended before it said what is wanted")
 	}
 	var options anypb.Any
 	old := proto.Unmarshal(input, &options) == nil && options.TypeUrl == runcOptions

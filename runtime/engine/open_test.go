@@ -277,6 +277,26 @@ func TestShimRoleIsToldByName(t *testing.T) {
 	}
 }
 
+// A daemon that is killed between the start of a shim and what it has to say
+// to it leaves no shim.
+func TestShimOfADeadDaemonDoesNotStart(t *testing.T) {
+	cfg := testConfig(t)
+	e := openEngine(t, cfg)
+	command := exec.Command(e.shim, "-namespace", namespace, "-address", cfg.State+"/api", "-publish-binary", "/x", "-id", "never.told", "start")
+	command.Dir = filepath.Join(filepath.Dir(cfg.Root), "bundle")
+	if err := os.Mkdir(command.Dir, 0o711); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(command.Dir, "config.json"), []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	output, err := command.CombinedOutput()
+	if err == nil || !strings.Contains(string(output), "the daemon ended") {
+		t.Errorf("the shim was started: %v: %s", err, output)
+	}
+	assertNoShims(t, e)
+}
+
 // A containerd before 2.3 starts the shim in another way.
 func TestShimUnderAnOlderContainerd(t *testing.T) {
 	cfg := testConfig(t)

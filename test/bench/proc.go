@@ -195,7 +195,7 @@ func below(root string) ([]int, error) {
 	}
 	ours := map[int]bool{}
 	for pid, p := range table {
-		if !p.zombie && p.of(root) {
+		if !p.zombie && p.of(root) && pid != os.Getppid() { // who started us was given the folder too
 			ours[pid] = true
 		}
 	}
@@ -208,6 +208,7 @@ func below(root string) ([]int, error) {
 		}
 	}
 	delete(ours, os.Getpid())
+	delete(ours, os.Getppid())
 	var list []int
 	for pid := range ours {
 		list = append(list, pid)
