@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -219,7 +220,7 @@ func TestMySQLAway(t *testing.T) {
 	eventually(t, time.Minute, "visitors get the waiting page", func() error {
 		code, body, err := site.get(t.Context(), host, "/")
 		if err != nil || code != 503 || !strings.Contains(body, "<html") {
-			return fmt.Errorf("%d %v %.100s", code, err, body)
+			return errors.Join(err, fmt.Errorf("%d %.100s", code, body))
 		}
 		return nil
 	})
