@@ -116,9 +116,9 @@ func TestFullDisk(t *testing.T) {
 	t.Run("store", func(t *testing.T) {
 		before := w.mustRun(t, time.Minute, "redis", "redis-cache")
 		free := fillDisk(t, store)
-		// Small records find free pages in the file. A site file of half a megabyte
+		// Small records find free pages in the file. A site file of a quarter of a megabyte
 		// does not.
-		large := w.siteFile(onlyRedis) + strings.Repeat("# a remark that only makes it long\n", 14_000)
+		large := w.siteFile(onlyRedis) + strings.Repeat("# a remark that only makes it long\n", 7_000)
 		if err := w.write(large); err != nil {
 			t.Fatal(err)
 		}

@@ -48,7 +48,7 @@ func TestRandomSequences(t *testing.T) {
 	}
 	applyWishes(t, wishes)
 	samePids(t, atFirst, site.mustBeReady(t))
-	moments(t, 200, 150*time.Second, func(t *testing.T, number int) {
+	moments(t, 200, 100*time.Second, func(t *testing.T, number int) {
 		before := site.mustBeReady(t)
 		var steps []string
 		for range 3 + dice.IntN(5) {
