@@ -78,19 +78,43 @@ func (e *Engine) handle(envelope *events.Envelope) {
 }
 
 // seenExit completes an exit with the journal. One that no shim has journaled,
-// because the shim itself was killed, is written down here.
+// because the shim itself was killed, is written down here. The news may come
+// when the container has been removed or started anew: the journal is then of
+// another run and gets nothing.
 func (e *Engine) seenExit(event *eventsapi.TaskExit) container.Exit {
 	id, at := event.ContainerID, event.ExitedAt.AsTime()
-	c, err := e.client.ContainerService().Get(e.contextFor(e.background), id)
-	if err != nil {
-		return container.Exit{Code: int(event.ExitStatus), At: at} // removed in the meantime
+	plain := container.Exit{Code: int(event.ExitStatus), At: at}
+	run, started := e.runOf(id)
+	if run == "" || started.After(at) {
+		return plain
 	}
-	run := c.Labels[labelRun]
-	entry := exitEntry{ID: id, Run: run, PID: int(event.Pid), Code: int(event.ExitStatus), At: at}
+	entry := exitEntry{ID: id, Run: run, PID: int(event.Pid), Code: plain.Code, At: at}
 	if err := writeMissingExit(e.exitFile(id), entry); err != nil {
 		e.log.Warn("writing the exit journal", "container", id, "error", err)
 	}
-	return e.exitOf(id, run, entry.Code, at)
+	exit := e.exitOf(id, run, plain.Code, at)
+	if now, _ := e.runOf(id); now != run { // replaced between the two
+		if left, err := readExit(e.exitFile(id)); err == nil && left.Run == run {
+			if err := removeExit(e.exitFile(id)); err != nil {
+				e.log.Warn("removing an entry of the exit journal", "container", id, "error", err)
+			}
+		}
+	}
+	return exit
+}
+
+// runOf is the present run of a container and when it began; "" when there is
+// no such container.
+func (e *Engine) runOf(id string) (run string, started time.Time) {
+	c, err := e.client.ContainerService().Get(e.contextFor(e.background), id)
+	if err != nil {
+		return "", time.Time{}
+	}
+	record, err := recordOf(c)
+	if err != nil {
+		return "", time.Time{}
+	}
+	return record.Run, record.Started
 }
 
 // wait returns after d, or false when ctx has ended before.

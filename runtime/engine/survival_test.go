@@ -341,6 +341,34 @@ func TestRootThrownAway(t *testing.T) {
 	})
 }
 
+// A daemon that ends before it has collected what it removed leaves the root
+// file system on the disk. The next one takes it away.
+func TestForgottenRootIsCollected(t *testing.T) {
+	cfg := testConfig(t)
+	first, err := Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	loadTestImage(t, first)
+	roots := func() int {
+		found, err := filepath.Glob(filepath.Join(cfg.Root, "io.containerd.snapshotter.v1."+snapshotter, "snapshots", "*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(found)
+	}
+	mustStart(t, first, shell("forgotten", "sleep 3600"))
+	if err := errors.Join(first.Stop(t.Context(), "test.forgotten", "SIGKILL", deadline), first.Remove(t.Context(), "test.forgotten"), first.Close()); err != nil {
+		t.Fatal(err)
+	}
+	const layers = 1 // of the test image
+	if n := roots(); n <= layers {
+		t.Fatalf("%d root file systems are left: nothing was forgotten", n)
+	}
+	openEngine(t, cfg)
+	eventually(t, "the removal of the root file system", func() bool { return roots() == layers })
+}
+
 func TestSecondOpenIsRefused(t *testing.T) {
 	cfg := testConfig(t)
 	openEngine(t, cfg)

@@ -41,7 +41,26 @@ func (e *Engine) Sweep(ctx context.Context) error {
 // first container.
 func (e *Engine) sweepAtOpen(ctx context.Context) error {
 	ctx = e.contextFor(ctx)
-	return errors.Join(e.sweep(ctx), e.sweepShims(ctx), e.sweepCommands(ctx))
+	return errors.Join(e.sweep(ctx), e.sweepForgotten(ctx), e.sweepShims(ctx), e.sweepCommands(ctx))
+}
+
+// sweepForgotten has containerd look for root file systems that it has dropped
+// from its database and not yet from the disk. It looks only after a removal of
+// this process's own: what one that was killed in between has left would stay
+// until then. So there is one.
+func (e *Engine) sweepForgotten(ctx context.Context) error {
+	if e.embedded == nil {
+		return nil // it has a process, and a memory, of its own
+	}
+	const key = "sweep"
+	service := e.client.SnapshotService(snapshotter)
+	if _, err := service.Prepare(ctx, key, ""); err != nil && !errdefs.IsAlreadyExists(err) {
+		return fmt.Errorf("sweep: looking for forgotten root file systems: %w", err)
+	}
+	if err := service.Remove(ctx, key); err != nil && !isGone(err) {
+		return fmt.Errorf("sweep: looking for forgotten root file systems: %w", err)
+	}
+	return nil
 }
 
 func (e *Engine) sweep(ctx context.Context) error {

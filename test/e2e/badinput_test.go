@@ -49,15 +49,27 @@ func TestRegistryFaults(t *testing.T) {
 	clean := site.inventory(t)
 	// By its own name, so that nobody else is asked instead.
 	repository := site.registry + "/campus"
+	// These two take the whole patience of a pull, so they wait side by side.
+	t.Run("for good", func(t *testing.T) {
+		for repository, status := range map[string]int{"campus": 429, "mfe": 500} {
+			t.Run(fmt.Sprint(status), func(t *testing.T) {
+				t.Parallel()
+				defer site.server.Inject(&registry.Fault{Kind: registry.Manifest, Repository: repository, Status: status})()
+				image := site.registry + "/" + repository + ":2"
+				code, _, stderr := site.run(t, "image", "pull", image)
+				if code != 1 || !strings.Contains(stderr, fmt.Sprint(status)) || !strings.Contains(stderr, image) {
+					t.Errorf("exit %d, want 1, the status and the image's name: %s", code, stderr)
+				}
+			})
+		}
+	})
 	for _, one := range []struct {
 		name  string
 		fault *registry.Fault
 		says  string // "": the pull is to succeed all the same
 	}{
 		{"login asked for", &registry.Fault{Kind: registry.Manifest, Status: 401}, "credentials"},
-		{"too many requests for good", &registry.Fault{Kind: registry.Manifest, Status: 429}, "429"},
 		{"too many requests once", &registry.Fault{Kind: registry.Manifest, Status: 429, RetryAfter: "1", Times: 1}, ""},
-		{"broken for good", &registry.Fault{Kind: registry.Manifest, Status: 500}, "500"},
 		{"broken for a moment", &registry.Fault{Kind: registry.Blob, Status: 500, Times: 1}, ""},
 		{"cut once", &registry.Fault{Kind: registry.Blob, CutAfter: 1 << 20, Times: 1}, ""},
 		{"not what was asked for", &registry.Fault{Kind: registry.Blob, Corrupt: true}, "digest"},

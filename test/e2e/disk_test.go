@@ -116,24 +116,26 @@ func TestFullDisk(t *testing.T) {
 	t.Run("store", func(t *testing.T) {
 		before := w.mustRun(t, time.Minute, "redis", "redis-cache")
 		free := fillDisk(t, store)
-		// bbolt writes into free pages as long as it has some: ask until it has
-		// none any more. What was said to be done must be so.
-		stopped, refused := false, ""
-		for range 400 {
-			verb := "stop"
-			if stopped {
-				verb = "start"
-			}
-			code, _, stderr := w.run(t, verb, "redis-cache")
-			if code != 0 {
-				refused = stderr
-				break
-			}
-			stopped = !stopped
+		// Small records find free pages in the file. A site file of a quarter of a megabyte
+		// does not.
+		large := w.siteFile(onlyRedis) + strings.Repeat("# a remark that only makes it long\n", 7_000)
+		if err := w.write(large); err != nil {
+			t.Fatal(err)
 		}
-		t.Logf("refused: %s", refused)
-		if refused != "" && !strings.Contains(refused, "space") {
-			t.Errorf("a full store says: %q", refused)
+		code, _, stderr := w.run(t, "apply")
+		if code != 1 || !strings.Contains(stderr, "space") {
+			t.Errorf("a full store says with exit code %d, want 1: %.300s", code, stderr)
+		}
+		t.Logf("it says: %.300s", stderr)
+		if now := w.status(t); now.Generation != before.Generation {
+			t.Errorf("generation %d became %d", before.Generation, now.Generation)
+		}
+		// What was said to be done must be so, and what could not be, not.
+		stopped := false
+		if code, _, stderr := w.run(t, "stop", "redis-cache"); code == 0 {
+			stopped = true
+		} else if !strings.Contains(stderr, "space") {
+			t.Errorf("stop says with exit code %d: %s", code, stderr)
 		}
 		w.restartDaemon(t)
 		check := func(when string) {
@@ -153,6 +155,14 @@ func TestFullDisk(t *testing.T) {
 			stopped = verb == "stop"
 			check("after " + verb)
 		}
-		samePids(t, before, w.mustRun(t, time.Minute, "redis", "redis-cache"), "redis-cache")
+		// The site file that found no space is wanted, and has it now.
+		if code, _, stderr := w.run(t, "apply"); code != 0 {
+			t.Errorf("apply with space: exit %d: %.300s", code, stderr)
+		}
+		after := w.mustRun(t, time.Minute, "redis", "redis-cache")
+		samePids(t, before, after, "redis-cache")
+		if after.Generation != before.Generation+1 {
+			t.Errorf("generation %d became %d", before.Generation, after.Generation)
+		}
 	})
 }
