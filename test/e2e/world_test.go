@@ -52,6 +52,7 @@ type world struct {
 	daemon   *process
 	proxy    *process
 	client   *control.Client
+	title    string // the site's name
 }
 
 var (
@@ -130,7 +131,7 @@ func emptyWorld(ctx context.Context, root string, network netns.NsHandle) (*worl
 	if err != nil {
 		return nil, err
 	}
-	w := &world{root: root, network: network, binary: filepath.Join(top, "bin", "tarima")}
+	w := &world{title: "Campus Tarima", root: root, network: network, binary: filepath.Join(top, "bin", "tarima")}
 	images := filepath.Join(top, "dist", "images")
 	for _, need := range []string{w.binary, filepath.Join(top, "bin", "runc"), images} {
 		if _, err := os.Stat(need); err != nil {
@@ -167,7 +168,7 @@ func emptyWorld(ctx context.Context, root string, network netns.NsHandle) (*worl
 func (w *world) siteFile(more string) string {
 	return fmt.Sprintf(`[site]
 host = %q
-name = "Campus Tarima"
+name = %q
 contact = "hello@campus.localhost"
 release = "campus"
 
@@ -185,7 +186,7 @@ memory = "8GB"
 [images.mirrors]
 "registry.test" = ["http://%s"]
 
-%s`, host, httpPort, httpsPort, w.registry, more)
+%s`, host, w.title, httpPort, httpsPort, w.registry, more)
 }
 
 func (w *world) writeSiteFile(more string) error { return w.write(w.siteFile(more)) }
