@@ -44,7 +44,7 @@ func hungService(t *testing.T) {
 	eventually(t, 20*time.Second, "visitors get the waiting page", func() error {
 		code, body, err := site.get(t.Context(), host, "/")
 		if err != nil || code != 503 || !strings.Contains(body, "<html") {
-			return fmt.Errorf("%d %v %.100s", code, err, body)
+			return fmt.Errorf("%d %w %.100s", code, err, body)
 		}
 		return nil
 	})
