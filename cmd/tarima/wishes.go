@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -66,7 +67,8 @@ func (a *appliance) wantedAtStart() wanted {
 }
 
 // applyAtStart makes what is wanted known to the supervisor. A site file that
-// cannot be used keeps the daemon up and is reported.
+// cannot be used, or that finds no space in the store, keeps the daemon up and
+// is reported; what was applied last goes on.
 func (a *appliance) applyAtStart(ctx context.Context, w wanted) error {
 	a.wishes.opened = w.config
 	if !w.known && errors.Is(w.err, os.ErrNotExist) {
@@ -78,16 +80,26 @@ func (a *appliance) applyAtStart(ctx context.Context, w wanted) error {
 		if w.known {
 			text += "; the last applied one goes on"
 		}
-		a.log.Error(text)
-		if _, err := a.store.AppendEvent(defaultSite, record.Event{At: time.Now(), Kind: record.RefusedEvent, Reason: text}); err != nil {
-			return err
-		}
+		a.refuse(text)
 		defer a.setTrouble(text)
 	}
 	if !w.known {
 		return nil
 	}
 	_, err := a.apply(ctx, w.file, w.config)
+	if err == nil {
+		return nil
+	}
+	last, ok, storeErr := a.store.Applied(defaultSite)
+	if storeErr != nil || !ok || bytes.Equal(last.SiteFile, w.file) {
+		return errors.Join(err, storeErr)
+	}
+	config, parseErr := parseSiteFile("the last applied site file", last.SiteFile)
+	if parseErr != nil || !sameEngine(config, w.config) {
+		return errors.Join(err, parseErr)
+	}
+	a.refuse("the site file cannot be put into effect: " + err.Error() + "; the last applied one goes on")
+	_, err = a.apply(ctx, last.SiteFile, config)
 	return err
 }
 
@@ -95,6 +107,15 @@ func (a *appliance) setTrouble(text string) {
 	a.wishes.mu.Lock()
 	defer a.wishes.mu.Unlock()
 	a.wishes.trouble = text
+}
+
+// refuse tells that a site file is not put into effect. That the store has no
+// space for the event is no reason to do less.
+func (a *appliance) refuse(text string) {
+	a.log.Error(text)
+	if _, err := a.store.AppendEvent(defaultSite, record.Event{At: time.Now(), Kind: record.RefusedEvent, Reason: text}); err != nil {
+		a.log.Error("record a refused site file", "error", err)
+	}
 }
 
 // build turns a site file into services, settings and routes.

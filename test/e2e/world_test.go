@@ -6,7 +6,6 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -17,12 +16,10 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -52,6 +49,7 @@ type world struct {
 	daemon   *process
 	proxy    *process
 	client   *control.Client
+	title    string // the site's name
 }
 
 var (
@@ -130,7 +128,7 @@ func emptyWorld(ctx context.Context, root string, network netns.NsHandle) (*worl
 	if err != nil {
 		return nil, err
 	}
-	w := &world{root: root, network: network, binary: filepath.Join(top, "bin", "tarima")}
+	w := &world{title: "Campus Tarima", root: root, network: network, binary: filepath.Join(top, "bin", "tarima")}
 	images := filepath.Join(top, "dist", "images")
 	for _, need := range []string{w.binary, filepath.Join(top, "bin", "runc"), images} {
 		if _, err := os.Stat(need); err != nil {
@@ -167,7 +165,7 @@ func emptyWorld(ctx context.Context, root string, network netns.NsHandle) (*worl
 func (w *world) siteFile(more string) string {
 	return fmt.Sprintf(`[site]
 host = %q
-name = "Campus Tarima"
+name = %q
 contact = "hello@campus.localhost"
 release = "campus"
 
@@ -185,96 +183,13 @@ memory = "8GB"
 [images.mirrors]
 "registry.test" = ["http://%s"]
 
-%s`, host, httpPort, httpsPort, w.registry, more)
+%s`, host, w.title, httpPort, httpsPort, w.registry, more)
 }
 
 func (w *world) writeSiteFile(more string) error { return w.write(w.siteFile(more)) }
 
 func (w *world) write(siteFile string) error {
 	return os.WriteFile(filepath.Join(w.root, "tarima.toml"), []byte(siteFile), 0o644)
-}
-
-// process is one of ours, ended by its id alone.
-type process struct {
-	cmd  *exec.Cmd
-	done chan struct{}
-}
-
-func (w *world) start(verb string) (*process, error) {
-	logs := filepath.Join(w.root, "log")
-	if err := os.MkdirAll(logs, 0o755); err != nil {
-		return nil, err
-	}
-	log, err := os.OpenFile(filepath.Join(logs, verb+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o640)
-	if err != nil {
-		return nil, err
-	}
-	defer log.Close()
-	p := &process{cmd: exec.Command(w.binary, "--root", w.root, verb), done: make(chan struct{})}
-	p.cmd.Stdout, p.cmd.Stderr = log, log
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := w.inside(p.cmd.Start); err != nil {
-		return nil, err
-	}
-	go func() {
-		_ = p.cmd.Wait() // how it ends is looked at by the tests
-		close(p.done)
-	}()
-	return p, nil
-}
-
-func (p *process) pid() int { return p.cmd.Process.Pid }
-
-// kill ends the process with a signal and waits for its end.
-func (p *process) kill(signal syscall.Signal) {
-	_ = p.cmd.Process.Signal(signal) // it may have ended already
-	<-p.done
-}
-
-func (p *process) alive() bool {
-	select {
-	case <-p.done:
-		return false
-	default:
-		return true
-	}
-}
-
-func (w *world) startDaemon() (err error) {
-	w.daemon, err = w.start("daemon")
-	return err
-}
-
-func (w *world) startProxy() (err error) {
-	w.proxy, err = w.start("proxy")
-	return err
-}
-
-// mustStartDaemon starts the daemon and waits until it answers.
-func (w *world) mustStartDaemon(t *testing.T) {
-	t.Helper()
-	if err := w.startDaemon(); err != nil {
-		t.Fatal(err)
-	}
-	w.mustAnswer(t)
-}
-
-func (w *world) mustAnswer(t *testing.T) {
-	t.Helper()
-	eventually(t, 20*time.Second, "the daemon answers", func() error {
-		if !w.daemon.alive() {
-			return fmt.Errorf("the daemon has ended, see %s/log/daemon.log", w.root)
-		}
-		_, err := w.client.About(context.Background())
-		return err
-	})
-}
-
-// restartDaemon kills the daemon and starts it again.
-func (w *world) restartDaemon(t *testing.T) {
-	t.Helper()
-	w.daemon.kill(syscall.SIGKILL)
-	w.mustStartDaemon(t)
 }
 
 func (w *world) status(t *testing.T) supervisor.SiteStatus {
@@ -429,30 +344,6 @@ func (w *world) get(ctx context.Context, host, path string) (int, string, error)
 	return response.StatusCode, string(body), err
 }
 
-// run runs a verb and returns its exit code and output.
-func (w *world) run(t *testing.T, args ...string) (code int, stdout, stderr string) {
-	t.Helper()
-	var out, errs bytes.Buffer
-	// Not the test's own context, which has ended when it cleans up.
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-	defer cancel()
-	cmd := w.tarima(ctx, args...)
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	err := cmd.Run()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		t.Fatal(err)
-	}
-	return cmd.ProcessState.ExitCode(), out.String(), errs.String()
-}
-
-// tarima makes a command line of the world's binary.
-func (w *world) tarima(ctx context.Context, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, w.binary, append([]string{"--root", w.root}, args...)...)
-	cmd.Env = append(os.Environ(), "LANG=C", "LC_ALL=C")
-	return cmd
-}
-
 // eventually waits until check returns nil.
 func eventually(t *testing.T, patience time.Duration, what string, check func() error) {
 	t.Helper()
@@ -472,7 +363,7 @@ func eventually(t *testing.T, patience time.Duration, what string, check func() 
 // dump shows what a person would look at.
 func (w *world) dump(out io.Writer) {
 	for _, args := range [][]string{{"status"}, {"events", "-n", "60"}} {
-		cmd := exec.Command(w.binary, append([]string{"--root", w.root, "--lang", "en"}, args...)...)
+		cmd := w.tarima(context.Background(), append([]string{"--lang", "en"}, args...)...)
 		text, _ := cmd.CombinedOutput() // the exit code says how the site is
 		fmt.Fprintf(out, "\n== tarima %s\n%s", strings.Join(args, " "), text)
 	}
