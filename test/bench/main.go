@@ -49,8 +49,16 @@ var parts = []struct {
 func run() int {
 	only := flag.String("only", "", "parts to run, joined by commas: "+partNames())
 	soak := flag.Duration("soak", 0, "in place of all parts: run twelve services for so long, kill one now and then, and look whether anything grows")
+	table := flag.Bool("table", false, "measure nothing: print the figures in bench.json as a table for docs/performance.md")
 	root := flag.String("root", "/var/lib/tarima-bench", "folder of everything that is made; it is removed")
 	flag.Parse()
+	if *table {
+		if err := markdown(os.Stdout, "bench.json"); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			return 1
+		}
+		return 0
+	}
 	if os.Geteuid() != 0 {
 		fmt.Fprintln(os.Stderr, "the benchmark starts containers: run it as root")
 		return 1
