@@ -127,6 +127,30 @@ func (f *figures) table() {
 	_ = w.Flush() // the terminal is gone: nobody reads
 }
 
+// markdown shows the figures of a file as the table of docs/performance.md.
+func markdown(out io.Writer, path string) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("%w; make bench writes it", err)
+	}
+	var all []figure
+	if err := json.Unmarshal(data, &all); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	fmt.Fprint(out, "| figure | value | beside it | ratio | spread | goal | met |\n|---|---|---|---|---|---|---|\n")
+	for _, one := range all {
+		peer, ratio := "", ""
+		if one.PeerValue != nil {
+			peer = one.Peer + ": " + number(*one.PeerValue)
+		}
+		if one.Ratio != nil {
+			ratio = fmt.Sprintf("%.2f", *one.Ratio)
+		}
+		fmt.Fprintf(out, "| %s | %s %s | %s | %s | %s | %s | %s |\n", one.Name, number(one.Value), one.Unit, peer, ratio, one.Spread, one.Goal, metWord(one.Met))
+	}
+	return nil
+}
+
 // write puts the figures into a file. Those of an earlier run that this one
 // did not measure stay.
 func (f *figures) write(path string) error {

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -70,6 +71,10 @@ func TestWriteKeepsOthers(t *testing.T) {
 		if all[i].Name != want[i].Name || all[i].Value != want[i].Value {
 			t.Errorf("%+v, want %+v", all[i], want[i])
 		}
+	}
+	var table strings.Builder
+	if err := markdown(&table, path); err != nil || strings.Count(table.String(), "\n") != 5 || !strings.Contains(table.String(), "| b | 3 ") {
+		t.Errorf("%v:\n%s", err, table.String())
 	}
 	if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
 		t.Fatal(err)

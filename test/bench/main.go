@@ -42,15 +42,24 @@ var parts = []struct {
 	{"restart", "exit to restart", (*bench).restarts},
 	{"adopt", "adoption after kill -9 of the daemon", (*bench).adoption},
 	{"log", "log path", (*bench).logs},
-	{"site", "a whole site: start to ready, memory, idle CPU", (*bench).site},
+	{"site", "a whole site: memory, idle CPU", (*bench).site},
+	{"ready", "a whole site: start of the daemon", (*bench).ready},
 	{"build", "binary and build", (*bench).build},
 }
 
 func run() int {
 	only := flag.String("only", "", "parts to run, joined by commas: "+partNames())
 	soak := flag.Duration("soak", 0, "in place of all parts: run twelve services for so long, kill one now and then, and look whether anything grows")
+	table := flag.Bool("table", false, "measure nothing: print the figures in bench.json as a table for docs/performance.md")
 	root := flag.String("root", "/var/lib/tarima-bench", "folder of everything that is made; it is removed")
 	flag.Parse()
+	if *table {
+		if err := markdown(os.Stdout, "bench.json"); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			return 1
+		}
+		return 0
+	}
 	if os.Geteuid() != 0 {
 		fmt.Fprintln(os.Stderr, "the benchmark starts containers: run it as root")
 		return 1
@@ -114,10 +123,14 @@ func (b *bench) all(ctx context.Context, only string, soak time.Duration) (err e
 		if err := p.run(b, ctx); err != nil {
 			return errors.Join(fmt.Errorf("%s: %w", p.what, err), b.peer.stop())
 		}
+		// At once, so that a later part that fails takes nothing along.
+		if err := b.write(filepath.Join(b.top, "bench.json")); err != nil {
+			return errors.Join(err, b.peer.stop())
+		}
 	}
 	fmt.Fprintf(b.out, "\nload average %s\n", loadAverage())
 	b.table()
-	return errors.Join(b.peer.stop(), b.write(filepath.Join(b.top, "bench.json")))
+	return b.peer.stop()
 }
 
 // machine says on what was measured.

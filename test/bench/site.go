@@ -52,15 +52,30 @@ type daemon struct {
 	notices      *net.UnixConn // what systemd would be told
 }
 
-// site measures the shipped binary with the demo's twelve services and all
-// their probes.
-func (b *bench) site(ctx context.Context) (err error) {
+// site measures memory and idle CPU of the shipped binary with the demo's
+// twelve services and all their probes.
+func (b *bench) site(ctx context.Context) error {
+	return b.withSite(ctx, func(d *daemon) error {
+		if err := b.siteMemory(ctx, d); err != nil {
+			return err
+		}
+		return b.idleCPU(ctx, d)
+	})
+}
+
+// ready measures the start of the shipped binary.
+func (b *bench) ready(ctx context.Context) error {
+	return b.withSite(ctx, func(d *daemon) error { return b.readySite(ctx, d) })
+}
+
+// withSite brings the demo site up, measures something and takes it away.
+func (b *bench) withSite(ctx context.Context, measure func(*daemon) error) (err error) {
 	d := &daemon{binary: filepath.Join(b.top, "bin", "tarima"), root: filepath.Join(b.root, "site")}
 	if err := d.prepare(ctx, filepath.Join(b.top, "dist", "images")); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.destroy()) }()
-	if err := b.readyEmpty(ctx, d); err != nil {
+	if err := b.readyFirst(d); err != nil {
 		return err
 	}
 	if err := d.start(); err != nil {
@@ -74,13 +89,7 @@ func (b *bench) site(ctx context.Context) (err error) {
 		return fmt.Errorf("%w: %s", err, lastLines(filepath.Join(d.root, "daemon.log")))
 	}
 	fmt.Fprintf(b.out, "  the site is ready after %s\n", time.Since(began).Round(time.Second))
-	if err := b.siteMemory(ctx, d); err != nil {
-		return err
-	}
-	if err := b.idleCPU(ctx, d); err != nil {
-		return err
-	}
-	return b.readySite(ctx, d)
+	return measure(d)
 }
 
 // prepare makes the site's folder and a registry for its images.
@@ -298,9 +307,8 @@ func (b *bench) idleCPU(ctx context.Context, d *daemon) error {
 	return nil
 }
 
-// readyEmpty measures starts of the daemon on a new folder, and then with a
-// store that exists and nothing running.
-func (b *bench) readyEmpty(_ context.Context, d *daemon) error {
+// readyFirst measures the start of the daemon on a new folder.
+func (b *bench) readyFirst(d *daemon) error {
 	first, err := d.timedStart()
 	if err != nil {
 		return err
