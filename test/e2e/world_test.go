@@ -219,7 +219,9 @@ func (w *world) waitReady(ctx context.Context, patience time.Duration) error {
 		case err != nil:
 			last = err
 		case s.Overall == supervisor.OverallReady:
-			return nil
+			if last = w.atRest(ctx, s); last == nil {
+				return nil
+			}
 		default:
 			last = errors.New(notReady(s))
 		}
@@ -229,6 +231,21 @@ func (w *world) waitReady(ctx context.Context, patience time.Duration) error {
 		time.Sleep(100 * time.Millisecond)
 	}
 	return fmt.Errorf("not ready after %s: %w", patience, last)
+}
+
+// atRest says what is still to come in a site that is ready: one that serves
+// may wait with a replacement for a job.
+func (w *world) atRest(ctx context.Context, s supervisor.SiteStatus) error {
+	for _, one := range s.Services {
+		if one.State == supervisor.StateReady && one.Why != "" {
+			return fmt.Errorf("%s: %s", one.Name, one.Why)
+		}
+	}
+	plan, err := w.client.Plan(ctx, nil)
+	if err == nil && len(plan.Steps) > 0 {
+		err = fmt.Errorf("to be done: %v", plan.Steps)
+	}
+	return err
 }
 
 func notReady(s supervisor.SiteStatus) string {
