@@ -28,7 +28,8 @@ func (b *bench) build(ctx context.Context) error {
 	}
 	b.add(figure{
 		Name: "make build, modules here, nothing compiled before", Value: time.Since(began).Seconds(), Unit: "s",
-		Note: "load average before it " + before,
+		Note: fmt.Sprintf("load average before it %s; it used %s s of processor time", before,
+			number((cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds())),
 	}.atMost(60))
 	return nil
 }
