@@ -85,7 +85,7 @@ bin/bench:
 .PHONY: lint
 lint: bin/tools/golangci-lint ## gofumpt, go vet, golangci-lint with the layer rules
 	bin/tools/golangci-lint run --allow-parallel-runners ./...
-	bin/tools/golangci-lint run --allow-parallel-runners --build-tags e2e ./test/...
+	bin/tools/golangci-lint run --allow-parallel-runners --build-tags e2e,guest ./test/...
 
 bin/tools/golangci-lint: packaging/tools/go.mod packaging/tools/go.sum
 	@mkdir -p bin/tools
@@ -101,7 +101,7 @@ fuzz: ## every fuzz target for FUZZTIME (20s)
 	./test/fuzz $(FUZZTIME)
 
 .PHONY: package
-package: build dist/go.mod ## a .deb with the binary, runc and the units, into dist
+package: build dist/go.mod bin/tools/nfpm ## a .deb with the binary, runc and the units, into dist
 	./packaging/build $(VERSION)
 
 bin/tools/nfpm: packaging/tools/go.mod packaging/tools/go.sum
