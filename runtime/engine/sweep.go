@@ -41,7 +41,7 @@ func (e *Engine) Sweep(ctx context.Context) error {
 // first container.
 func (e *Engine) sweepAtOpen(ctx context.Context) error {
 	ctx = e.contextFor(ctx)
-	return errors.Join(e.sweep(ctx), e.sweepForgotten(ctx), e.sweepShims(ctx), e.sweepCommands(ctx))
+	return errors.Join(e.sweep(ctx), e.sweepShims(ctx), e.sweepCommands(ctx), e.sweepForgotten(ctx))
 }
 
 // sweepForgotten has containerd look for root file systems that it has dropped
