@@ -25,6 +25,7 @@ import (
 	shims "github.com/containerd/containerd/v2/core/runtime/v2"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/transfer"
+	"github.com/containerd/containerd/v2/pkg/timeout"
 	"github.com/containerd/containerd/v2/plugins"
 	"github.com/containerd/containerd/v2/plugins/services"
 	"github.com/containerd/plugin"
@@ -44,10 +45,19 @@ type embedded struct {
 	background context.Context
 }
 
+// shimCleanup is containerd's name of the time that the removal of the
+// containers of a killed shim may take. Beyond it their exits get the code 255;
+// five seconds, its default, are little for a machine that is out of breath.
+const (
+	shimCleanup         = "io.containerd.timeout.shim.cleanup"
+	shimCleanupPatience = 30 * time.Second
+)
+
 // startEmbedded builds the plugin graph. It is a bootstrap of our own and not
 // containerd's server.New, which changes the environment of the process,
 // opens sockets and registers metrics for the whole process.
 func startEmbedded(cfg Config) (_ *embedded, err error) {
+	timeout.Set(shimCleanup, shimCleanupPatience)
 	ctx, stop := context.WithCancel(containerdLogger(context.Background(), cfg.Logger))
 	e := &embedded{set: plugin.NewPluginSet(), stop: stop, background: ctx}
 	defer func() {

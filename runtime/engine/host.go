@@ -45,7 +45,7 @@ func probeHost(cfg Config) *host {
 	h.resource = hasCapability(unix.CAP_SYS_RESOURCE)
 	h.noFile = hardNoFile(h.resource)
 	h.oomScore = ownOOMScore()
-	h.swap = h.unified || exists("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes")
+	h.swap = countsSwap(h.unified)
 	h.features = sync.OnceValues(func() (features.Features, error) { return runtimeFeatures(cfg.Runtime) })
 	h.userns = sync.OnceValue(h.probeUserns)
 	return h
@@ -54,6 +54,17 @@ func probeHost(cfg Config) *host {
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
+}
+
+// countsSwap says whether the kernel limits swap. The root of cgroup v2 has no
+// limits to look at; only a cgroup below it that has one of memory tells.
+func countsSwap(unified bool) bool {
+	if !unified {
+		return exists("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes")
+	}
+	memory, _ := filepath.Glob("/sys/fs/cgroup/*/memory.max") // the patterns are right ones
+	swap, _ := filepath.Glob("/sys/fs/cgroup/*/memory.swap.max")
+	return len(memory) == 0 || len(swap) > 0
 }
 
 // systemdTakesOrders says whether containers can be put into scopes: systemd

@@ -51,9 +51,9 @@ func (h *host) resources(l container.Limits) (*specs.LinuxResources, []string) {
 	case l.MemoryMax > 0 && l.Swap < 0:
 		swap = l.MemoryMax
 	}
-	if h.swap {
+	if h.swap && !h.unified {
 		r.Memory.Swap = &swap
-	} else if l.Swap != 0 {
+	} else if !h.swap && l.Swap != 0 {
 		reduced = append(reduced, "swap is not limited: this kernel does not count it")
 	}
 	if l.MemoryHigh > 0 && !h.unified {
@@ -75,6 +75,16 @@ func (h *host) resources(l container.Limits) (*specs.LinuxResources, []string) {
 			high = strconv.FormatInt(l.MemoryHigh, 10)
 		}
 		r.Unified = map[string]string{"cpu.weight": strconv.FormatUint(weight, 10), "memory.high": high}
+		if h.swap {
+			// Swap in v2's own words: runc writes a limit of zero in the other
+			// form to the kernel alone, and systemd undoes it when it reads its
+			// units again.
+			swapMax := "max"
+			if l.MemoryMax > 0 && l.Swap != 0 {
+				swapMax = strconv.FormatInt(max(l.Swap, 0), 10)
+			}
+			r.Unified["memory.swap.max"] = swapMax
+		}
 	} else {
 		// 100 is the usual weight and 1,024 the usual shares; 2 is the least.
 		shares := max(weight*1024/100, 2)

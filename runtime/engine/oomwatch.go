@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -70,8 +71,7 @@ func (w *oomWatch) add(id string, own memoryEvents) error {
 	if own.file == "" {
 		return fmt.Errorf("watching for memory kills: %s has no cgroup of its own", id)
 	}
-	dir, name := filepath.Split(own.file)
-	above := memoryEvents{filepath.Join(filepath.Dir(filepath.Clean(dir)), name)}
+	above := memoryEvents{aboveScope(own.file)}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	m := &watchedMemory{own: own, above: above}
@@ -91,6 +91,16 @@ func (w *oomWatch) add(id string, own memoryEvents) error {
 	}
 	w.byID[id] = m
 	return nil
+}
+
+// aboveScope names the same file of the cgroup above, which outlives the
+// container. crun puts containers into a cgroup within their scope.
+func aboveScope(file string) string {
+	dir := filepath.Dir(filepath.Dir(file))
+	if strings.HasSuffix(dir, ".scope") {
+		dir = filepath.Dir(dir)
+	}
+	return filepath.Join(dir, filepath.Base(file))
 }
 
 func (w *oomWatch) watch(file string) (descriptor int32, err error) {

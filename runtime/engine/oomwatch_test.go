@@ -176,3 +176,15 @@ func TestReadNotices(t *testing.T) {
 		t.Errorf("changed are %v, want 1 and 3", changed)
 	}
 }
+
+func TestAboveScope(t *testing.T) {
+	for file, want := range map[string]string{
+		"/c/tarima/default/default.lms/memory.events":                              "/c/tarima/default/memory.events",
+		"/c/tarima-default.slice/tarima-default.lms.scope/memory.events":           "/c/tarima-default.slice/memory.events",
+		"/c/tarima-default.slice/tarima-default.lms.scope/container/memory.events": "/c/tarima-default.slice/memory.events",
+	} {
+		if got := aboveScope(file); got != want {
+			t.Errorf("above %s is %s, want %s", file, got, want)
+		}
+	}
+}

@@ -3,6 +3,7 @@ package engine
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -169,13 +170,13 @@ func TestLimitsAndWhatTheHostForbids(t *testing.T) {
 			t.Errorf("%q is not reported in %q", want, reduced)
 		}
 	}
-	assertLimits(t, e, status.PID, 64<<20, 33)
+	assertLimits(t, e, status.PID, spec.Limits)
 
 	limits := container.Limits{MemoryMax: 96 << 20, Swap: -1, Pids: 44, CPUWeight: 50}
 	if err := e.Update(t.Context(), spec.ID(), limits); err != nil {
 		t.Fatal(err)
 	}
-	assertLimits(t, e, status.PID, 96<<20, 44)
+	assertLimits(t, e, status.PID, limits)
 	now := waitState(t, e, spec.ID(), container.Running)
 	if now.PID != status.PID {
 		t.Error("new limits restarted the container")
@@ -208,18 +209,42 @@ func TestLimitsAndWhatTheHostForbids(t *testing.T) {
 	}
 }
 
-// assertLimits reads the limits that the kernel has for a process.
-func assertLimits(t *testing.T, e *Engine, pid int, memory, pids int64) {
+// assertLimits reads the limits that the kernel has for a process. systemd
+// sets those that it knows once more whenever its configuration is read again,
+// as with every package that is installed.
+func assertLimits(t *testing.T, e *Engine, pid int, limits container.Limits) {
 	t.Helper()
-	dir := filepath.Dir(memoryEventsOf(pid).file)
-	memoryFile, pidsFile := "memory.limit_in_bytes", strings.Replace(dir, "/memory/", "/pids/", 1)+"/pids.max"
-	if e.host.unified {
-		memoryFile, pidsFile = "memory.max", dir+"/pids.max"
+	if e.host.systemd {
+		if output, err := exec.Command("systemctl", "daemon-reload").CombinedOutput(); err != nil {
+			t.Fatalf("systemctl daemon-reload: %v: %s", err, output)
+		}
 	}
-	for path, want := range map[string]int64{filepath.Join(dir, memoryFile): memory, pidsFile: pids} {
+	dir := filepath.Dir(memoryEventsOf(pid).file)
+	want := map[string]int64{
+		filepath.Join(dir, "memory.limit_in_bytes"):                              limits.MemoryMax,
+		filepath.Join(strings.Replace(dir, "/memory/", "/pids/", 1), "pids.max"): limits.Pids,
+	}
+	if e.host.unified {
+		want = map[string]int64{
+			filepath.Join(dir, "memory.max"):  limits.MemoryMax,
+			filepath.Join(dir, "memory.high"): limits.MemoryHigh,
+			filepath.Join(dir, "cpu.weight"):  int64(limits.CPUWeight),
+			filepath.Join(dir, "pids.max"):    limits.Pids,
+		}
+		if limits.Swap < 0 {
+			if text, err := os.ReadFile(filepath.Join(dir, "memory.swap.max")); err != nil || strings.TrimSpace(string(text)) != "0" {
+				t.Errorf("memory.swap.max is %q, want 0 (%v)", text, err)
+			}
+		}
+	}
+	for path, number := range want {
+		value := strconv.FormatInt(number, 10)
+		if number == 0 {
+			value = "max"
+		}
 		text, err := os.ReadFile(path)
-		if err != nil || strings.TrimSpace(string(text)) != strconv.FormatInt(want, 10) {
-			t.Errorf("%s is %q, want %d (%v)", path, text, want, err)
+		if err != nil || strings.TrimSpace(string(text)) != value {
+			t.Errorf("%s is %q, want %s (%v)", path, text, value, err)
 		}
 	}
 }

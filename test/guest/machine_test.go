@@ -21,6 +21,11 @@ import (
 // a minute on a machine with nothing else to do.
 const bootPatience = 8 * time.Minute
 
+// acceleratorVariable set to kvm asks for hardware virtualization. It is not
+// taken for granted where /dev/kvm is: within another virtual machine it may
+// end qemu.
+const acceleratorVariable = "TARIMA_GUEST_ACCELERATOR"
+
 // machine is a virtual machine that runs.
 type machine struct {
 	root    rootImage
@@ -45,8 +50,7 @@ func boot(ctx context.Context, root rootImage, payload, dir string) (*machine, e
 		return nil, err
 	}
 	accelerator, processor := "tcg,thread=multi", "max"
-	if file, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0); err == nil {
-		_ = file.Close() // opened only to see whether it may be
+	if os.Getenv(acceleratorVariable) == "kvm" {
 		accelerator, processor = "kvm", "host"
 	}
 	m.qemu = exec.Command("qemu-system-x86_64",
