@@ -41,7 +41,7 @@ var passed = regexp.MustCompile(`(?m)^--- PASS: `)
 // runRoom runs tests of a room in the guest and fails as they do.
 func runRoom(t *testing.T, room, environment string, flags ...string) {
 	t.Helper()
-	line := "mkdir -p /run/room/" + room + " && cd /run/room/" + room + " && cp -r /payload/" + room + "/. . && " +
+	line := "mkdir -p /srv/" + room + " && cd /srv/" + room + " && cp -r /payload/" + room + "/. . && " +
 		"env TARIMA_RUNC=/payload/runc " + environment + " ./room.test -test.v -test.timeout " + patience.String() + " " + strings.Join(flags, " ")
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
