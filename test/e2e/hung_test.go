@@ -110,7 +110,6 @@ func hungDatabase(t *testing.T) {
 	samePids(t, before, after, "redis-cache")
 }
 
-
 // turnOn sets campus' hidden switches in one data folder until the returned
 // function is called.
 func (w *world) turnOn(t *testing.T, folder, switches string) (off func()) {
