@@ -160,7 +160,7 @@ func TestWrongConfigurations(t *testing.T) {
 		"address":         {Config{HTTP: []string{"80"}, Dir: dir, Socket: dir + "/s"}, `"80"`},
 		"no folder":       {Config{HTTP: []string{":0"}, Socket: dir + "/s"}, "Dir"},
 		"long socket":     {Config{HTTP: []string{":0"}, Dir: dir, Socket: "/" + strings.Repeat("x", 120)}, "98"},
-		"port in use":     {Config{HTTP: []string{busy.Addr().String()}, Dir: dir, Socket: dir + "/s"}, "another program"},
+		"port in use":     {Config{HTTP: []string{busy.Addr().String()}, Dir: dir, Socket: dir + "/s"}, "has this port"},
 		"folder a file":   {Config{HTTP: []string{":0"}, Dir: os.Args[0], Socket: dir + "/s"}, os.Args[0]},
 		"socket's folder": {Config{HTTP: []string{":0"}, Dir: dir, Socket: dir + "/none/s"}, "control socket"},
 	} {
