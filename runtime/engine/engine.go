@@ -140,7 +140,9 @@ func (e *Engine) Close() error {
 		if e.embedded != nil {
 			errs = append(errs, e.embedded.closeBounded())
 		}
-		e.host.removeEmptyCgroups(e.cfg.Cgroup)
+		if e.host != nil { // nil: Open failed before it looked at the host
+			e.host.removeEmptyCgroups(e.cfg.Cgroup)
+		}
 		errs = append(errs, e.lock.release())
 		e.closeError = errors.Join(errs...)
 	})

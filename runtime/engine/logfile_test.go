@@ -120,9 +120,13 @@ func TestLogFollowAcrossRotation(t *testing.T) {
 	defer cancel()
 	l := newLogFile(path, minLogFile, 64*minLogFile)
 	done := make(chan error, 1)
+	begun := make(chan struct{})
 	go func() {
 		next := 0
 		for line, err := range readLog(ctx, path, LogQuery{Follow: true}) {
+			if next == 0 {
+				close(begun)
+			}
 			if err != nil {
 				done <- err
 				return
@@ -138,7 +142,9 @@ func TestLogFollowAcrossRotation(t *testing.T) {
 		}
 		done <- errors.New("the sequence ended early")
 	}()
-	writeLines(l, 0, lines)
+	writeLines(l, 0, 1)
+	<-begun // what follows is about names that change under a follower
+	writeLines(l, 1, lines)
 	l.close()
 	select {
 	case err := <-done:

@@ -67,6 +67,7 @@ type shimContainer struct {
 	lastOOM   time.Time
 	seenKills int // count of memory kills at lastOOM
 	journaled bool
+	settled   chan struct{} // closed when the journal has been tried
 }
 
 // RegisterTTRPC makes the service known to the shim's server.
@@ -87,7 +88,7 @@ func (s *shimService) Create(ctx context.Context, r *taskapi.CreateTaskRequest) 
 	if err != nil {
 		return nil, err
 	}
-	c := &shimContainer{run: annotations[annotationRun], exitFile: annotations[annotationExit]}
+	c := &shimContainer{run: annotations[annotationRun], exitFile: annotations[annotationExit], settled: make(chan struct{})}
 	if path := annotations[annotationLog]; path != "" && !r.Terminal {
 		c.log, err = openLogPipes(newLogFile(path, parseBytes(annotations[annotationLogFile]), parseBytes(annotations[annotationLogTotal])))
 		if err != nil {
@@ -143,6 +144,38 @@ func (s *shimService) Pids(ctx context.Context, r *taskapi.PidsRequest) (*taskap
 	return s.TTRPCTaskService.Pids(ctx, r)
 }
 
+// settleBefore is how long the answer that a container has ended waits for its
+// entry in the journal.
+const settleBefore = 2 * time.Second
+
+// State says how a process is. That a container has ended is said when the
+// journal knows it: whoever asks reads there why.
+func (s *shimService) State(ctx context.Context, r *taskapi.StateRequest) (*taskapi.StateResponse, error) {
+	response, err := s.TTRPCTaskService.State(ctx, r)
+	if err != nil || r.ExecID != "" || response.Status != tasktypes.Status_STOPPED {
+		return response, err
+	}
+	if c := s.container(r.ID); c != nil && c.exitFile != "" {
+		timer := time.NewTimer(settleBefore)
+		defer timer.Stop()
+		select {
+		case <-c.settled:
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+	}
+	return response, nil
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
 // Delete forgets a container. The daemon deletes one whose end it was not
 // there to see as soon as it is back, perhaps before the event has gone out:
 // the journal comes first.
@@ -191,6 +224,9 @@ func (c *shimContainer) journal(ctx context.Context, id string, code int, at tim
 	defer c.mu.Unlock()
 	if c.journaled || c.exitFile == "" {
 		return
+	}
+	if !isClosed(c.settled) {
+		defer close(c.settled)
 	}
 	entry := exitEntry{ID: id, Run: c.run, PID: c.pid, Code: code, At: at, OOM: c.oom(code, at)}
 	if err := writeExit(c.exitFile, entry); err != nil {
