@@ -29,6 +29,9 @@ const execSeparator = "@"
 // come in.
 const drainPatience = 2 * time.Second
 
+// firstSizePatience is how long a terminal waits for its first size.
+const firstSizePatience = 200 * time.Millisecond
+
 // hangupPatience is how long a command may take to end after SIGHUP.
 const hangupPatience = 3 * time.Second
 
@@ -104,6 +107,7 @@ func (e *Engine) execute(ctx context.Context, id string, x execution) (int, erro
 		return -1, fmt.Errorf("specification of %s: %w", id, err)
 	}
 	process := execProcess(spec.Process, x)
+	process.ConsoleSize = firstSize(ctx, x.resize)
 
 	// What tidies up must run even though ctx has ended.
 	tidy := context.WithoutCancel(ctx)
@@ -175,6 +179,25 @@ func drain(pipes cio.IO) bool {
 		_ = pipes.Close() // what is still written goes nowhere
 		return false
 	}
+}
+
+// firstSize is the size that a terminal begins with, so that a command sees
+// no other; nil where none comes at once.
+func firstSize(ctx context.Context, resize <-chan Size) *specs.Box {
+	if resize == nil {
+		return nil
+	}
+	timer := time.NewTimer(firstSizePatience)
+	defer timer.Stop()
+	select {
+	case size, ok := <-resize:
+		if ok {
+			return &specs.Box{Width: uint(size.Width), Height: uint(size.Height)}
+		}
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return nil
 }
 
 // attend passes sizes on until the command has ended, and ends it when the
