@@ -164,8 +164,8 @@ func (s *Supervisor) reattach(ctx context.Context, running map[string]int) {
 	}
 }
 
-// launch makes the spec ready for the engine: the pinned digest, and the
-// request that this start answers.
+// launch makes the spec ready for the engine: the pinned digest, the request
+// that this start answers, and the name servers that the firewall lets it ask.
 func (s *Supervisor) launch(spec container.Spec) container.Spec {
 	if digest := s.images[spec.Image].Digest; digest != "" {
 		spec.Image = pinned(spec.Image, digest)
@@ -173,6 +173,7 @@ func (s *Supervisor) launch(spec container.Spec) container.Spec {
 	if r := restartLabel(s.intents[spec.Name].Restart); r != "" && spec.Kind == container.Service {
 		spec.Labels = withLabel(spec.Labels, container.LabelRestart, r)
 	}
+	spec.Resolvers = resolversOf(s.site.Topology, spec.Name)
 	return spec
 }
 

@@ -25,13 +25,14 @@ func (s *Supervisor) Apply(ctx context.Context, d Desired, a record.Applied) err
 		return fmt.Errorf("%w: it is of the site %q, and this supervisor keeps %q", ErrInvalid, d.Site, s.cfg.Site)
 	}
 	d.Generation = a.Generation
+	resolvers := s.lookUpResolvers()
 	p, err := prepare(d, s.cfg.Prefix4, s.cfg.Prefix6, func(name string) (record.Address, error) {
 		return s.cfg.Store.Address(s.cfg.Site, name, s.cfg.Prefix4, s.cfg.Prefix6)
 	})
 	if err != nil {
 		return fmt.Errorf("apply: %w", err)
 	}
-	p.Topology.Resolvers = s.cfg.Resolvers
+	p.Topology.Resolvers = resolvers
 	pasts := map[string]past{}
 	for name := range p.services {
 		if s.hasPast(name) {

@@ -236,11 +236,13 @@ func (s *Supervisor) observe(now time.Time) time.Time {
 				pasts[name] = p
 			}
 		}
+		s.lookUpResolvers()
 		return func() {
 			if state != nil {
 				s.keepStored(state)
 			}
 			s.keepPasts(pasts)
+			s.keepResolvers()
 			s.listed(list, began, nil)
 		}
 	})

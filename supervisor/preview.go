@@ -38,7 +38,7 @@ func (s *Supervisor) PlanFor(d Desired) ([]StepStatus, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	in := s.input(time.Now())
-	p.Topology.Resolvers = s.cfg.Resolvers
+	p.Topology.Resolvers = s.resolvers
 	in.Desired = p
 	if in.Observed == nil {
 		in.Observed = map[string]container.Status{}

@@ -2,8 +2,10 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"sort"
 	"strings"
@@ -27,6 +29,7 @@ type rig struct {
 	router   *fakeRouter
 	policy   Policy
 	pressure Pressure
+	servers  []netip.Addr // name servers of the host
 	mu       sync.Mutex
 	notified []string
 	fed      atomic.Int64 // turns of the loop
@@ -51,6 +54,7 @@ func (r *rig) boot() {
 		Logger: slog.New(slog.DiscardHandler), Prefix4: prefix4, Policy: r.policy,
 		Watchdog:     func() { r.fed.Add(1) },
 		HostPressure: func() Pressure { r.mu.Lock(); defer r.mu.Unlock(); return r.pressure },
+		Resolvers:    r.resolversNow,
 		Notify: func(o string) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
@@ -77,6 +81,24 @@ func (r *rig) setPressure(reason string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.pressure = Pressure{Reason: reason}
+}
+
+func (r *rig) setResolvers(servers ...string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.servers = nil
+	for _, s := range servers {
+		r.servers = append(r.servers, netip.MustParseAddr(s))
+	}
+}
+
+func (r *rig) resolversNow() ([]netip.Addr, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.servers) == 0 {
+		return nil, errors.New("this host names no server")
+	}
+	return r.servers, nil
 }
 
 // die ends the daemon and leaves the containers.

@@ -23,8 +23,9 @@ type Config struct {
 	Logger  *slog.Logger
 	Prefix4 netip.Prefix // the site's own range
 	Prefix6 netip.Prefix // zero: no IPv6 inside
-	// Resolvers are the name servers that services with egress may ask.
-	Resolvers []netip.Addr
+	// Resolvers tells the name servers that services with egress may ask. It is
+	// called at every Apply and about once a minute. Nil: there are none.
+	Resolvers func() ([]netip.Addr, error)
 	Policy    Policy
 	// Watchdog is called at the end of every turn of the loop, and at least
 	// every WatchdogEvery (default 5 s): a loop that hangs does not call it.
@@ -85,8 +86,11 @@ type Supervisor struct {
 	failures   map[string]int // of steps in a row, by name
 	network    NetworkState
 	netTries   int
-	stopAll    bool
-	troubles   map[string]string // by part: engine, network, store, proxy
+	resolvers  []netip.Addr // as last told
+	// noResolvers says why the host named none when it was last asked.
+	noResolvers string
+	stopAll     bool
+	troubles    map[string]string // by part: engine, network, store, proxy
 
 	healthRestarts []time.Time
 	suppressed     map[string]string

@@ -102,7 +102,7 @@ func (a *appliance) run(ctx context.Context, watchdog time.Duration) (err error)
 		Logger:        a.log,
 		Prefix4:       wanted.config.Network.Range4,
 		Prefix6:       wanted.config.Network.Range6,
-		Resolvers:     a.resolvers(),
+		Resolvers:     func() ([]netip.Addr, error) { return network.Resolvers("") },
 		Watchdog:      a.feed(watchdog),
 		WatchdogEvery: watchdog / 3,
 		Notify:        changed.tell,
@@ -135,15 +135,6 @@ func (a *appliance) run(ctx context.Context, watchdog time.Duration) (err error)
 		err = errors.Join(err, a.network.Remove(context.WithoutCancel(ctx), defaultSite))
 	}
 	return err
-}
-
-// resolvers are the name servers that services with egress may ask.
-func (a *appliance) resolvers() []netip.Addr {
-	found, err := network.Resolvers("")
-	if err != nil {
-		a.log.Warn("containers cannot look up names outside", "error", err)
-	}
-	return found
 }
 
 // makeFolders makes what systemd's StateDirectory= and RuntimeDirectory= make

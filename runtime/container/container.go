@@ -68,6 +68,9 @@ type Spec struct {
 
 	Addresses Addresses    `json:"addresses"`
 	Hosts     []HostsEntry `json:"hosts,omitempty"` // lines of /etc/hosts beside localhost and itself
+	// Resolvers are the name servers of /etc/resolv.conf; none: names are looked
+	// up in /etc/hosts alone.
+	Resolvers []netip.Addr `json:"resolvers,omitempty"`
 	Log       LogLimits    `json:"log"`
 
 	// Labels are kept with the container by the engine and come back in

@@ -11,22 +11,18 @@ import (
 	"tarima/runtime/container"
 )
 
-// resolvers are where a host keeps its name servers; the second is for hosts
-// whose first names only the local stub of systemd-resolved, which a container
-// cannot reach.
-var resolvers = []string{"/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"}
-
 // writeFiles writes the files that the engine puts over those of the image:
 // hosts, hostname and resolv.conf. It returns their folder.
-func (e *Engine) writeFiles(record runRecord, id string, hosts []container.HostsEntry) (string, error) {
+func (e *Engine) writeFiles(record runRecord, spec *container.Spec) (string, error) {
+	id := spec.ID()
 	dir := e.filesDir(id)
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return "", fmt.Errorf("files of %s: %w", id, err)
 	}
 	files := map[string]string{
-		"hosts":       hostsText(record.Hostname, record.Addresses, hosts),
+		"hosts":       hostsText(record.Hostname, record.Addresses, spec.Hosts),
 		"hostname":    record.Hostname + "\n",
-		"resolv.conf": resolvText(),
+		"resolv.conf": resolvText(spec.Resolvers),
 	}
 	for name, text := range files {
 		if err := rewrite(filepath.Join(dir, name), []byte(text)); err != nil {
@@ -96,38 +92,15 @@ func hostsText(hostname string, own container.Addresses, entries []container.Hos
 	return b.String()
 }
 
-// resolvText is the host's resolv.conf less the servers on its loopback.
-func resolvText() string {
-	for _, path := range resolvers {
-		text, err := os.ReadFile(path)
-		if err != nil {
-			continue
-		}
-		if kept, servers := withoutLoopback(string(text)); servers > 0 {
-			return kept
-		}
+// resolvText is a resolv.conf. Without a server the C library asks one on the
+// container's own loopback, where nobody listens: the answer comes at once.
+func resolvText(servers []netip.Addr) string {
+	if len(servers) == 0 {
+		return "# this container looks names up in /etc/hosts alone\n"
 	}
-	return "# this host names no server that a container could ask\n"
-}
-
-func withoutLoopback(text string) (kept string, servers int) {
 	var b strings.Builder
-	for line := range strings.Lines(text) {
-		fields := strings.Fields(line)
-		if len(fields) == 0 || strings.HasPrefix(fields[0], "#") || strings.HasPrefix(fields[0], ";") {
-			continue
-		}
-		if fields[0] == "nameserver" {
-			if len(fields) < 2 {
-				continue
-			}
-			addr, err := netip.ParseAddr(fields[1])
-			if err != nil || addr.IsLoopback() {
-				continue
-			}
-			servers++
-		}
-		b.WriteString(strings.Join(fields, " ") + "\n")
+	for _, server := range servers {
+		fmt.Fprintf(&b, "nameserver %s\n", server)
 	}
-	return b.String(), servers
+	return b.String()
 }

@@ -276,3 +276,24 @@ func TestHostsFileIsRewrittenInPlace(t *testing.T) {
 		t.Errorf("the container could write its hosts file: %d, %v", code, err)
 	}
 }
+
+func TestResolversAreThoseOfTheSpec(t *testing.T) {
+	e := newEngine(t)
+	for name, in := range map[string]struct {
+		servers []string
+		want    string
+	}{
+		"asks":    {[]string{"10.0.0.53", "fd00::53"}, "nameserver 10.0.0.53\nnameserver fd00::53\n"},
+		"asksnot": {nil, ""},
+	} {
+		spec := shell(name, "sleep 3600")
+		for _, server := range in.servers {
+			spec.Resolvers = append(spec.Resolvers, addr(server))
+		}
+		mustStart(t, e, spec)
+		_, output, err := e.Exec(t.Context(), spec.ID(), []string{"grep", "-v", "^#", "/etc/resolv.conf"})
+		if err != nil || string(output) != in.want {
+			t.Errorf("%s: resolv.conf without comments is %q, want %q (%v)", name, output, in.want, err)
+		}
+	}
+}

@@ -114,7 +114,7 @@ func (e *Engine) start(ctx context.Context, spec *container.Spec, attach func(pi
 	if plan.user, err = e.user(ctx, spec, user, mounts); err != nil {
 		return container.Status{}, err
 	}
-	if plan.files, err = e.writeFiles(record, id, spec.Hosts); err != nil {
+	if plan.files, err = e.writeFiles(record, spec); err != nil {
 		return container.Status{}, err
 	}
 	if err := plan.build(); err != nil {
