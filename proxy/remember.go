@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"tarima/proxy/routes"
+	"tarima/store/durable"
 )
 
 // snapshotFile in the proxy's folder: one line "tarima-routes 1 SHA256", then
@@ -33,7 +34,7 @@ func saveSnapshot(dir string, s routes.Snapshot) error {
 	}
 	sum := sha256.Sum256(body)
 	data := append([]byte(snapshotMagic+hex.EncodeToString(sum[:])+"\n"), body...)
-	if err := writeFile(dir, snapshotFile, data); err != nil {
+	if err := durable.Write(filepath.Join(dir, snapshotFile), data, 0o600); err != nil {
 		return fmt.Errorf("remember routes: %w", err)
 	}
 	return nil
@@ -72,36 +73,4 @@ func setAside(dir, name string) (string, error) {
 		return "", fmt.Errorf("set aside %s: %w", from, err)
 	}
 	return to, nil
-}
-
-// writeFile puts a file in its place as a whole: a crash leaves the old one or
-// the new one.
-func writeFile(dir, name string, data []byte) error {
-	f, err := os.CreateTemp(dir, "."+name+"-*")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.Remove(f.Name()) }() // gone already when all went well
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), filepath.Join(dir, name))
-	}
-	if err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	err = d.Sync()
-	if cerr := d.Close(); err == nil {
-		err = cerr
-	}
-	return err
 }

@@ -23,6 +23,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"tarima/store/durable"
 )
 
 const (
@@ -177,10 +179,10 @@ func makeRoot(dir string, now time.Time) (*x509.Certificate, crypto.Signer, erro
 	}
 	// The key first: a certificate without its key could never be used, and
 	// somebody might have imported it already.
-	if err := writeFile(dir, rootKey, pemBytes("PRIVATE KEY", keyDER), 0o600); err != nil {
+	if err := durable.Write(filepath.Join(dir, rootKey), pemBytes("PRIVATE KEY", keyDER), 0o600); err != nil {
 		return nil, nil, err
 	}
-	if err := writeFile(dir, RootFile, pemBytes("CERTIFICATE", der), 0o644); err != nil {
+	if err := durable.Write(filepath.Join(dir, RootFile), pemBytes("CERTIFICATE", der), 0o644); err != nil {
 		return nil, nil, err
 	}
 	return root, key, nil
@@ -308,46 +310,4 @@ func pemBytes(kind string, der []byte) []byte {
 	// Writing to a buffer cannot fail.
 	_ = pem.Encode(&b, &pem.Block{Type: kind, Bytes: der})
 	return b.Bytes()
-}
-
-// writeFile puts a file in its place as a whole: a crash leaves the old one or
-// the new one.
-func writeFile(dir, name string, data []byte, mode fs.FileMode) error {
-	f, err := os.CreateTemp(dir, "."+name+"-*")
-	if err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
-	}
-	defer func() { _ = os.Remove(f.Name()) }() // gone already when all went well
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Chmod(mode)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), filepath.Join(dir, name))
-	}
-	if err == nil {
-		err = syncDir(dir)
-	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", filepath.Join(dir, name), err)
-	}
-	return nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	err = d.Sync()
-	if cerr := d.Close(); err == nil {
-		err = cerr
-	}
-	return err
 }

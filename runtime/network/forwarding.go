@@ -10,6 +10,8 @@ import (
 	"slices"
 
 	"github.com/vishvananda/netlink"
+
+	"tarima/store/durable"
 )
 
 const (
@@ -72,7 +74,7 @@ func (n *Network) change(s sysctl) error {
 		if err != nil {
 			return fmt.Errorf("record the host's settings: %w", err)
 		}
-		if err := writeDurably(n.changedPath(), b); err != nil {
+		if err := durable.Write(n.changedPath(), b, 0o600); err != nil {
 			return fmt.Errorf("record the host's settings: %w", err)
 		}
 		n.step("setting recorded")
@@ -193,25 +195,4 @@ func (n *Network) forgetChanged() error {
 		return fmt.Errorf("forget the host's changed settings: %w", err)
 	}
 	return nil
-}
-
-// writeDurably replaces a file so that a crash leaves the old or the new one.
-func writeDurably(path string, data []byte) error {
-	// One name for all attempts: what a crash leaves, the next one overwrites.
-	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

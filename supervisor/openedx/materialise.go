@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"syscall"
+
+	"tarima/store/durable"
 )
 
 // Materialise puts a plan's files and folders on disk. Files are replaced one
@@ -95,7 +97,7 @@ func makeDir(root *os.Root, d Dir) error {
 		}
 	}
 	if made {
-		return syncDir(root, filepath.Dir(d.Path))
+		return durable.SyncIn(root, filepath.Dir(d.Path))
 	}
 	return nil
 }
@@ -105,55 +107,13 @@ func owned(info fs.FileInfo, uid, gid int) bool {
 	return ok && int(s.Uid) == uid && int(s.Gid) == gid
 }
 
-// partSuffix ends the names of files that are being written; what a crash
-// leaves of them is removed by the next run.
-const partSuffix = ".tarima-part"
-
-func writeFile(root *os.Root, f File) (err error) {
-	where := filepath.Join(root.Name(), f.Path)
+// writeFile replaces one file, unless it is there as it should be. What a crash
+// leaves beside it has a name that no plan has, and is removed by the next run.
+func writeFile(root *os.Root, f File) error {
 	if same(root, f) {
 		return nil
 	}
-	part := f.Path + partSuffix
-	if err := root.Remove(part); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("write %s: %w", where, err)
-	}
-	// Nobody but root reads it before it has its owner and mode.
-	file, err := root.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return fmt.Errorf("write %s: %w", where, err)
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(fmt.Errorf("write %s: %w", where, err), ignoreClosed(file.Close()), root.Remove(part))
-		}
-	}()
-	if _, err = file.Write(f.Content); err != nil {
-		return err
-	}
-	if err = file.Chown(f.UID, f.GID); err != nil {
-		return err
-	}
-	if err = file.Chmod(fs.FileMode(f.Mode)); err != nil {
-		return err
-	}
-	if err = file.Sync(); err != nil {
-		return err
-	}
-	if err = file.Close(); err != nil {
-		return err
-	}
-	if err = root.Rename(part, f.Path); err != nil {
-		return err
-	}
-	return syncDir(root, filepath.Dir(f.Path))
-}
-
-func ignoreClosed(err error) error {
-	if errors.Is(err, os.ErrClosed) {
-		return nil
-	}
-	return err
+	return durable.File{Mode: fs.FileMode(f.Mode), Owner: &durable.Owner{UID: f.UID, GID: f.GID}}.WriteIn(root, f.Path, f.Content)
 }
 
 // same says whether the file is there as it should be.
@@ -197,18 +157,6 @@ func removeOthers(root *os.Root, p Plan) error {
 		if err := root.RemoveAll(path); err != nil {
 			return fmt.Errorf("remove %s, which is no longer used: %w", filepath.Join(root.Name(), path), err)
 		}
-	}
-	return nil
-}
-
-func syncDir(root *os.Root, path string) error {
-	d, err := root.Open(path)
-	if err != nil {
-		return fmt.Errorf("sync folder %s: %w", filepath.Join(root.Name(), path), err)
-	}
-	err = errors.Join(d.Sync(), d.Close())
-	if err != nil {
-		return fmt.Errorf("sync folder %s: %w", filepath.Join(root.Name(), path), err)
 	}
 	return nil
 }

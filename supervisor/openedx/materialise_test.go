@@ -153,7 +153,7 @@ func TestMaterialiseRepairs(t *testing.T) {
 		}
 	}
 	// What a crash in the middle of a write leaves.
-	must(os.WriteFile(file+partSuffix, []byte("half"), 0o600))
+	must(os.WriteFile(filepath.Join(filepath.Dir(file), ".lms.env.yml-HALF"), []byte("half"), 0o600))
 	// What somebody else did.
 	must(os.Chmod(filepath.Join(dirs.Config, "mysql/root-password"), 0o444))
 	must(os.Chown(filepath.Join(dirs.Config, "redis/redis.conf"), 0, 0))
