@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -17,16 +18,25 @@ import (
 var update = flag.Bool("update", false, "write the golden files anew")
 
 // TestGolden keeps what is rendered for the stand-in and for Ulmo in the
-// repository, so that every change of it is seen in review.
+// repository, so that every change of it is seen in review. Of a file that is
+// the same for every site it keeps where it lies: what it says is in assets.
 func TestGolden(t *testing.T) {
 	for _, release := range Releases() {
 		t.Run(release, func(t *testing.T) {
 			plan := mustBuild(t, testInput(t, func(c *site.Config) { c.Site.Release = release }))
 			dir := filepath.Join("testdata", "golden", release)
 			got := map[string][]byte{}
+			origin := embedded(t)
+			var same []string
 			for _, f := range plan.Files {
+				if asset, ok := origin[string(f.Content)]; ok {
+					same = append(same, fmt.Sprintf("%s = assets/%s\n", f.Path, asset))
+					continue
+				}
 				got["config/"+f.Path] = f.Content
 			}
+			slices.Sort(same)
+			got["assets.txt"] = []byte(strings.Join(same, ""))
 			got["plan.json"] = planJSON(t, plan)
 			if *update {
 				if err := os.RemoveAll(dir); err != nil {
@@ -72,6 +82,31 @@ func TestGolden(t *testing.T) {
 			}
 		})
 	}
+}
+
+// embedded are the assets by what they say.
+func embedded(t *testing.T) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	err := fs.WalkDir(assets, "assets", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		data, err := assets.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		name := strings.TrimPrefix(path, "assets/")
+		if other, twice := out[string(data)]; twice {
+			t.Errorf("%s and %s say the same", other, name)
+		}
+		out[string(data)] = name
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
 }
 
 func firstDifference(want, got []byte) string {
