@@ -245,7 +245,10 @@ func (a *appliance) Doctor(ctx context.Context) ([]control.Finding, error) {
 	for _, text := range a.engine.Reduced() {
 		findings = append(findings, finding("ENGINE-REDUCED", levelWarning, text, ""))
 	}
-	status := a.supervisor.Status()
+	status, err := a.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
 	for _, trouble := range status.Trouble {
 		findings = append(findings, finding("SITE-TROUBLE", levelError, trouble, ""))
 	}

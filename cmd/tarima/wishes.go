@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -36,71 +35,10 @@ func (a *appliance) noSiteYet() string {
 	return "no site file yet: copy /usr/share/tarima/tarima.toml to " + a.paths.SiteFile + ", set site.host in it, then: systemctl reload tarima"
 }
 
-// wanted is a site file with what follows from it.
+// wanted is a site file that can be read, with what it says.
 type wanted struct {
 	file   []byte
 	config site.Config
-	known  bool // false: nobody has said yet what is wanted
-	err    error
-}
-
-// wantedAtStart reads the site file; a wrong one leaves what was applied last.
-func (a *appliance) wantedAtStart() wanted {
-	data, err := os.ReadFile(a.paths.SiteFile)
-	if err == nil {
-		var config site.Config
-		if config, err = parseSiteFile(a.paths.SiteFile, data); err == nil {
-			return wanted{file: data, config: config, known: true}
-		}
-	}
-	applied, ok, storeErr := a.store.Applied(defaultSite)
-	if storeErr != nil {
-		err = errors.Join(err, storeErr)
-	}
-	if ok {
-		if config, e := parseSiteFile("the last applied site file", applied.SiteFile); e == nil {
-			return wanted{file: applied.SiteFile, config: config, known: true, err: err}
-		}
-	}
-	host, e := site.DetectHost()
-	return wanted{config: site.Defaults(site.Config{}, host), err: errors.Join(err, e)}
-}
-
-// applyAtStart makes what is wanted known to the supervisor. A site file that
-// cannot be used, or that finds no space in the store, keeps the daemon up and
-// is reported; what was applied last goes on.
-func (a *appliance) applyAtStart(ctx context.Context, w wanted) error {
-	a.wishes.opened = w.config
-	if !w.known && errors.Is(w.err, os.ErrNotExist) {
-		a.log.Info(a.noSiteYet())
-		return nil
-	}
-	if w.err != nil {
-		text := "the site file cannot be used: " + strings.ReplaceAll(w.err.Error(), "\n", "; ")
-		if w.known {
-			text += "; the last applied one goes on"
-		}
-		a.refuse(text)
-		defer a.setTrouble(text)
-	}
-	if !w.known {
-		return nil
-	}
-	_, err := a.apply(ctx, w.file, w.config)
-	if err == nil {
-		return nil
-	}
-	last, ok, storeErr := a.store.Applied(defaultSite)
-	if storeErr != nil || !ok || bytes.Equal(last.SiteFile, w.file) {
-		return errors.Join(err, storeErr)
-	}
-	config, parseErr := parseSiteFile("the last applied site file", last.SiteFile)
-	if parseErr != nil || !sameEngine(config, w.config) {
-		return errors.Join(err, parseErr)
-	}
-	a.refuse("the site file cannot be put into effect: " + err.Error() + "; the last applied one goes on")
-	_, err = a.apply(ctx, last.SiteFile, config)
-	return err
 }
 
 func (a *appliance) setTrouble(text string) {
@@ -236,7 +174,7 @@ func (a *appliance) readWanted(file []byte) (wanted, error) {
 	if err != nil {
 		return wanted{}, problemOf(name, err)
 	}
-	return wanted{file: file, config: config, known: true}, nil
+	return wanted{file: file, config: config}, nil
 }
 
 // Apply implements control.Backend.
