@@ -86,36 +86,6 @@ func (s *Supervisor) route(now time.Time) time.Time {
 	return time.Time{}
 }
 
-// snapshot is what the proxy is to know now, its generation left out.
-func (s *Supervisor) snapshot() routes.Snapshot {
-	out := routes.Snapshot{Schema: routes.Schema, TLS: s.site.TLS, Page: s.site.Page}
-	for _, r := range s.site.Routes {
-		h := routes.Host{
-			Name: strings.ToLower(r.Host), Site: s.cfg.Site, Service: r.Service,
-			MaxBody: r.MaxBody, Redirect: r.Redirect, State: routes.Ready,
-		}
-		if r.Service != "" {
-			h.State = s.routeState(r.Service)
-			if s.observed[r.Service].State == container.Running {
-				h.Upstream = s.upstream(r.Service, r.Port)
-			}
-		}
-		for _, rule := range r.Rules {
-			to := routes.Rule{
-				Path: rule.Path, MaxBody: rule.MaxBody, Rewrite: rule.Rewrite,
-				Redirect: rule.Redirect, Host: rule.HostHeader, Root: rule.Root, SPA: rule.SPA,
-			}
-			if rule.Service != "" {
-				to.Service = rule.Service // so that its requests are drained with it
-				to.Upstream = s.upstream(rule.Service, rule.Port)
-			}
-			h.Rules = append(h.Rules, to)
-		}
-		out.Hosts = append(out.Hosts, h)
-	}
-	return out
-}
-
 // upstream is a service's fixed address, so it is known even while it does not
 // run.
 func (s *Supervisor) upstream(service string, port uint16) string {

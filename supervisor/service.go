@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"net/netip"
 	"time"
 
 	"tarima/proxy/routes"
@@ -16,9 +17,12 @@ type Desired struct {
 	Jobs       []Job
 	Routes     []Route
 	Egress     []string // services that may reach the outside
-	// TLS and Page go to the proxy with the routes as they are.
-	TLS  routes.TLS
-	Page routes.Page
+	// TLS, Page and Trusted go to the proxy with the routes as they are.
+	TLS     routes.TLS
+	Page    routes.Page
+	Trusted []netip.Prefix
+	// Insiders see a site that is closed for maintenance as if it were open.
+	Insiders []netip.Prefix
 }
 
 // Service is one supervised container with its probes and its place in the
@@ -101,21 +105,42 @@ type Probe struct {
 // Route is a public host and the service behind it; the supervisor fills in
 // upstream and state and hands the snapshot to the proxy.
 type Route struct {
-	Host     string
-	Service  string
-	Port     uint16
-	MaxBody  int64
-	Rules    []RouteRule
-	Redirect string
+	Host    string
+	Service string `json:",omitempty"`
+	Port    uint16 `json:",omitempty"`
+	// Name and Addresses (ADDRESS:PORT) are an application that is no service
+	// of the site's, in place of Service. It is always ready.
+	Name      string   `json:",omitempty"`
+	Addresses []string `json:",omitempty"`
+
+	MaxBody  int64       `json:",omitempty"`
+	Rules    []RouteRule `json:",omitempty"`
+	Redirect string      `json:",omitempty"`
+
+	// As in routes.Host.
+	HSTS         int64              `json:",omitempty"` // seconds
+	Headers      map[string]string  `json:",omitempty"`
+	Auth         *routes.Auth       `json:",omitempty"`
+	Closed       bool               `json:",omitempty"`
+	Limits       []routes.RateLimit `json:",omitempty"`
+	Proof        bool               `json:",omitempty"`
+	Compress     bool               `json:",omitempty"`
+	ServerTiming bool               `json:",omitempty"`
 }
 
 // RouteRule mirrors routes.Rule with a service in place of an address.
 type RouteRule struct {
-	Path, Rewrite, Redirect string
-	MaxBody                 int64
-	Service                 string
-	Port                    uint16
-	HostHeader              string
-	Root                    string
-	SPA                     bool
+	Path       string
+	Rewrite    string            `json:",omitempty"`
+	Redirect   string            `json:",omitempty"`
+	MaxBody    int64             `json:",omitempty"`
+	Service    string            `json:",omitempty"`
+	Port       uint16            `json:",omitempty"`
+	Address    string            `json:",omitempty"` // ADDRESS:PORT in place of Service
+	HostHeader string            `json:",omitempty"`
+	Root       string            `json:",omitempty"`
+	SPA        bool              `json:",omitempty"`
+	Status     int               `json:",omitempty"`
+	Headers    map[string]string `json:",omitempty"`
+	Stream     bool              `json:",omitempty"`
 }

@@ -38,8 +38,9 @@ func (c *cli) proxyCommand() *cobra.Command {
 	return cmd
 }
 
+// addresses to listen on: none for "off".
 func addresses(a string) []string {
-	if a == "" {
+	if a == "" || a == site.Off {
 		return nil
 	}
 	return []string{a}

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"reflect"
 	"strings"
 
 	"github.com/coreos/go-systemd/v22/journal"
@@ -54,7 +55,7 @@ func notifyAt(address string) func(state string) {
 }
 
 // proxyDiffers says whether the proxy was started with something else than what
-// is wanted now: where to listen and how long to hold is not part of its routes.
+// is wanted now: where to listen, say, is not part of its routes.
 func (a *appliance) proxyDiffers(before record.Applied, known bool, config site.Config) bool {
 	old := site.Defaults(site.Config{}, site.Host{})
 	if known {
@@ -64,7 +65,15 @@ func (a *appliance) proxyDiffers(before record.Applied, known bool, config site.
 		}
 		old = site.Defaults(parsed, site.Host{})
 	}
-	return old.Proxy.HTTP != config.Proxy.HTTP || old.Proxy.HTTPS != config.Proxy.HTTPS || holdTime(old) != holdTime(config)
+	return !reflect.DeepEqual(atStart(old), atStart(config))
+}
+
+// atStart is the part of the site file that the proxy reads itself, once.
+func atStart(c site.Config) site.Proxy {
+	return site.Proxy{
+		HTTP: c.Proxy.HTTP, HTTPS: c.Proxy.HTTPS, HTTP3: c.Proxy.HTTP3, SocketGroup: c.Proxy.SocketGroup,
+		ProxyProtocol: c.Proxy.ProxyProtocol, Hold: c.Proxy.Hold, Log: c.Proxy.Log, Metrics: c.Proxy.Metrics,
+	}
 }
 
 // reloadProxy has the proxy replaced by one that reads the site file anew and

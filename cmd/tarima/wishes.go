@@ -62,10 +62,15 @@ func (a *appliance) build(config site.Config) (openedx.Plan, error) {
 	if err != nil {
 		return openedx.Plan{}, err
 	}
+	door, err := doorSecrets(config)
+	if err != nil {
+		return openedx.Plan{}, err
+	}
 	return openedx.Build(openedx.Input{
 		Site:         defaultSite,
 		Config:       config,
 		MailPassword: password,
+		Door:         door,
 		Dirs: openedx.Dirs{
 			Config: filepath.Join(a.paths.siteDir(defaultSite), "config"),
 			Data:   filepath.Join(a.paths.siteDir(defaultSite), "data"),

@@ -23,6 +23,7 @@ type Input struct {
 	Secrets SecretFunc
 	// MailPassword is the first line of mail.password_file, "" without one.
 	MailPassword string
+	Door         DoorSecrets
 	Dirs         Dirs
 	// Release other than the built-in one that the site file names.
 	Release *Release
@@ -72,14 +73,18 @@ func Build(in Input) (Plan, error) {
 	if err != nil {
 		return Plan{}, err
 	}
+	tls, err := m.tls(in.Door)
+	if err != nil {
+		return Plan{}, err
+	}
 	b := builder{model: m, dirs: in.Dirs, folders: folders}
 	services := b.services()
 	plan := Plan{
 		Sizes: m.sizes, Release: release, Dirs: in.Dirs,
 		Desired: supervisor.Desired{
 			Site: in.Site, Generation: in.Generation,
-			Routes: m.routes(), Egress: m.egress(),
-			TLS: routes.TLS{Mode: string(in.Config.Proxy.TLS), Email: in.Config.Proxy.Email},
+			Routes: m.door(m.routes(), in.Door), Egress: m.egress(),
+			TLS: tls, Trusted: in.Config.Proxy.Trusted, Insiders: in.Config.Proxy.Maintenance.Networks,
 			Page: routes.Page{
 				SiteName: in.Config.Site.Name, Contact: in.Config.Site.Contact, Language: in.Config.Site.Language,
 			},

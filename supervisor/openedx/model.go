@@ -67,12 +67,9 @@ func newModel(in Input, release Release) (*model, error) {
 		}
 		seen = append(seen, h.name)
 	}
-	_, port, err := net.SplitHostPort(c.Proxy.HTTPS)
-	if err != nil {
-		return nil, fmt.Errorf("%w: proxy.https: %w", ErrConfig, err)
-	}
-	if port != "443" && port != "https" {
-		m.port = ":" + port
+	var err error
+	if m.port, err = publicPort(c.Proxy.HTTPS); err != nil {
+		return nil, err
 	}
 	m.lmsURL, m.cmsURL = m.url(m.lmsHost), m.url(m.cmsHost)
 	m.mfeURL, m.searchURL = m.url(m.mfeHost), m.url(m.searchHost)
@@ -96,6 +93,22 @@ func newModel(in Input, release Release) (*model, error) {
 	}
 	m.sizes, err = Size(int64(c.Size.Memory), c.Size.Cores, c.Enabled, fixed)
 	return m, err
+}
+
+// publicPort is what follows the host's name in URLs. A web server in front has
+// the usual port.
+func publicPort(address string) (string, error) {
+	if address == site.Off {
+		return "", nil
+	}
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return "", fmt.Errorf("%w: proxy.https: %w", ErrConfig, err)
+	}
+	if port == "443" || port == "https" {
+		return "", nil
+	}
+	return ":" + port, nil
 }
 
 func (m *model) url(host string) string { return "https://" + host + m.port }

@@ -1,6 +1,7 @@
 package openedx
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -29,7 +30,7 @@ func TestRoutes(t *testing.T) {
 		},
 		{Host: "meilisearch.learn.example.org", Service: "meilisearch", Port: 7700},
 	}
-	if diff := cmp.Diff(want, plan.Desired.Routes); diff != "" {
+	if diff := cmp.Diff(want, plainRoutes(plan.Desired.Routes)); diff != "" {
 		t.Error(diff)
 	}
 	if diff := cmp.Diff([]string{"lms", "cms", "lms-worker", "cms-worker", "smtp"}, plan.Desired.Egress); diff != "" {
@@ -54,4 +55,18 @@ func TestRoutes(t *testing.T) {
 	if diff := cmp.Diff(c.Config.Hosts(), hosts); diff != "" {
 		t.Errorf("hosts of the site file and routes differ: %s", diff)
 	}
+}
+
+// plainRoutes leaves out what every site has beside the rules of its parts.
+func plainRoutes(all []supervisor.Route) []supervisor.Route {
+	out := slices.Clone(all)
+	for i := range out {
+		r := &out[i]
+		r.Compress, r.Limits = false, nil
+		r.Rules = slices.DeleteFunc(slices.Clone(r.Rules), func(rule supervisor.RouteRule) bool { return rule.Status != 0 })
+		if len(r.Rules) == 0 {
+			r.Rules = nil
+		}
+	}
+	return out
 }

@@ -2,7 +2,6 @@ package site
 
 import (
 	"net/netip"
-	"slices"
 	"time"
 )
 
@@ -45,26 +44,6 @@ type Site struct {
 
 // DefaultRelease is the Open edX release of a site file that names none.
 const DefaultRelease = "ulmo"
-
-// TLSMode says where certificates come from.
-type TLSMode string
-
-// The modes.
-const (
-	TLSLocal TLSMode = "local" // an authority of this server's own
-	TLSACME  TLSMode = "acme"  // Let's Encrypt or another public authority
-)
-
-// Proxy is the public door.
-type Proxy struct {
-	HTTP  string  `toml:"http"`  // address:port; default ":80"
-	HTTPS string  `toml:"https"` // address:port; default ":443"
-	TLS   TLSMode `toml:"tls"`   // default "acme"; "local" for a name under .localhost, .local, .test, .internal or .home.arpa
-	Email string  `toml:"email"` // for the certificate authority; default: the contact
-	// Hold is how long a request may wait for a service that comes up;
-	// default 30 s, at most 10 min. Nil: the file does not say.
-	Hold *time.Duration `toml:"hold"`
-}
 
 // Network is the site's own range of addresses, seen by no one outside.
 type Network struct {
@@ -130,19 +109,6 @@ type Settings struct {
 func (c *Config) Enabled(service string) bool {
 	e := c.Services[service].Enabled
 	return e == nil || *e
-}
-
-// Hosts are the site's public names, the LMS first, those left out that
-// belong to a disabled service.
-func (c *Config) Hosts() []string {
-	hosts := []string{c.Site.Host, c.Site.Studio}
-	if c.Enabled("mfe") {
-		hosts = append(hosts, c.Site.Apps)
-	}
-	if c.Enabled("meilisearch") {
-		hosts = append(hosts, c.Site.Search)
-	}
-	return slices.DeleteFunc(hosts, func(h string) bool { return h == "" })
 }
 
 // ServiceNames are the services of an Open edX site, in the order in which

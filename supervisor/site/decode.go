@@ -153,9 +153,14 @@ func (d *decoder) entries(n *node, v reflect.Value, path []string) {
 	v.Set(m)
 }
 
-// list decodes an array of strings; one string alone stands for itself.
+// list decodes an array of strings or of tables; one string alone stands for
+// itself.
 func (d *decoder) list(n *node, v reflect.Value, path []string) {
 	items := n.items
+	if elem := v.Type().Elem(); !n.array && elem.Kind() == reflect.Struct && elem != prefixType {
+		d.fail(path, "is %s; a list of tables is wanted: [[%s]]", kindOf(n), joinKey(path))
+		return
+	}
 	if !n.array {
 		if _, ok := n.value.(string); !ok {
 			d.fail(path, "is %s; a list of strings is wanted, as in [\"…\", \"…\"]", kindOf(n))
@@ -267,6 +272,9 @@ func homesOf(name string) []string {
 	walk = func(t reflect.Type, path string) {
 		if t.Kind() == reflect.Map && t.Elem().Kind() == reflect.Struct {
 			t, path = t.Elem(), path+".NAME"
+		}
+		if t.Kind() == reflect.Slice {
+			t, path = t.Elem(), "["+path+"]"
 		}
 		if t.Kind() != reflect.Struct || t == prefixType {
 			return

@@ -43,14 +43,13 @@ func Defaults(c Config, h Host) Config {
 	fill(&s.Timezone, "UTC")
 	fill(&s.Release, DefaultRelease)
 
-	fill(&c.Proxy.HTTP, ":80")
-	fill(&c.Proxy.HTTPS, ":443")
 	if c.Proxy.TLS == "" {
 		c.Proxy.TLS = TLSACME
 		if isLocalName(s.Host) {
 			c.Proxy.TLS = TLSLocal
 		}
 	}
+	doorDefaults(&c.Proxy)
 	fill(&c.Proxy.Email, s.Contact)
 	if c.Proxy.Hold == nil {
 		c.Proxy.Hold = new(DefaultHold)

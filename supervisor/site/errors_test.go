@@ -77,7 +77,7 @@ func TestEveryMistakeIsReported(t *testing.T) {
 		{"name to listen on", withHost + "[proxy]\nhttps = \"localhost:443\"", `does not begin with an IP address`},
 		{"same port", withHost + "[proxy]\nhttp = \":443\"\nhttps = \":443\"", `5:9: proxy.https: ":443" is already the address of proxy.http`},
 		{"same port as the default", withHost + "[proxy]\nhttp = \":443\"", `4:8: proxy.http: ":443" is already the address of proxy.https`},
-		{"tls", withHost + "[proxy]\ntls = \"acmee\"", `4:7: proxy.tls: "acmee" is not known; allowed: "local" or "acme"; did you mean "acme"?`},
+		{"tls", withHost + "[proxy]\ntls = \"acmee\"", `4:7: proxy.tls: "acmee" is not known; allowed: "local", "acme" or "none"; did you mean "acme"?`},
 		{"acme for a local name", "[site]\nhost = \"learn.localhost\"\n[proxy]\ntls = \"acme\"", `4:7: proxy.tls: no public authority certifies names like "learn.localhost"`},
 		{"hold too long", withHost + "[proxy]\nhold = \"1h\"", `"0s" (do not wait) to "10m"`},
 		{"hold negative", withHost + "[proxy]\nhold = \"-1s\"", `"0s" (do not wait) to "10m"`},

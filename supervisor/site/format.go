@@ -14,12 +14,13 @@ import (
 // it does not say. Parse reads it back to the same Config.
 func Format(c Config) []byte {
 	var b strings.Builder
-	writeTable(&b, nil, reflect.ValueOf(c))
+	writeTable(&b, nil, reflect.ValueOf(c), false)
 	return []byte(strings.TrimLeft(b.String(), "\n"))
 }
 
-// writeTable writes a table's own keys, then the tables within it.
-func writeTable(b *strings.Builder, path []string, v reflect.Value) {
+// writeTable writes a table's own keys, then the tables within it. One that is
+// named by the file is worth a line even when it is empty.
+func writeTable(b *strings.Builder, path []string, v reflect.Value, named bool) {
 	var inner []member
 	header := len(path) == 0
 	for _, m := range members(v) {
@@ -47,13 +48,11 @@ func writeTable(b *strings.Builder, path []string, v reflect.Value) {
 		}
 		b.WriteString(quoteKey(m.name) + " = " + text + "\n")
 	}
-	// An empty table is worth a line where its name says something.
-	named := v.Type() == tableType && !v.IsNil() || len(path) == 2 && path[0] == "services"
-	if !header && named {
+	if !header && (named || v.Type() == tableType && !v.IsNil()) {
 		b.WriteString("\n[" + joinKey(path) + "]\n")
 	}
 	for _, m := range inner {
-		writeTable(b, append(slices.Clone(path), m.name), m.value)
+		writeTable(b, append(slices.Clone(path), m.name), m.value, v.Kind() == reflect.Map)
 	}
 }
 
@@ -122,16 +121,31 @@ func scalar(v reflect.Value) (text string, said bool) {
 	case reflect.Slice:
 		items := make([]string, v.Len())
 		for i := range items {
-			items[i] = quoteString(v.Index(i).String())
+			items[i] = element(v.Index(i))
 		}
 		return "[" + strings.Join(items, ", ") + "]", v.Len() > 0
 	case reflect.Bool:
-		return strconv.FormatBool(v.Bool()), true
+		return strconv.FormatBool(v.Bool()), v.Bool()
 	case reflect.Uint16, reflect.Uint64:
 		return strconv.FormatUint(v.Uint(), 10), v.Uint() != 0
 	default:
 		return strconv.FormatInt(v.Int(), 10), v.Int() != 0
 	}
+}
+
+// element writes an item of a list: a table in one line.
+func element(v reflect.Value) string {
+	if !isTable(v) {
+		text, _ := scalar(v)
+		return text
+	}
+	var parts []string
+	for _, m := range members(v) {
+		if text, said := scalar(m.value); said {
+			parts = append(parts, quoteKey(m.name)+" = "+text)
+		}
+	}
+	return "{" + strings.Join(parts, ", ") + "}"
 }
 
 // freeValue writes a value of a free table.

@@ -19,6 +19,7 @@ func normalise(c *Config) {
 			*h = n
 		}
 	}
+	normaliseDoor(&c.Proxy)
 	c.Site.Language = normalLanguage(c.Site.Language)
 	for i := range c.Site.Languages {
 		c.Site.Languages[i] = normalLanguage(c.Site.Languages[i])

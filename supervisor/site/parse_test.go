@@ -14,7 +14,7 @@ import (
 // commented key switched on, so that they cannot teach a wrong key. The
 // languages differ in their comments alone.
 func TestExampleParses(t *testing.T) {
-	commented := regexp.MustCompile(`(?m)^# ((?:"[a-z.]+"|[A-Za-z_0-9]+) = |\[)`)
+	commented := regexp.MustCompile(`(?m)^# ((?:"[a-z.]+"|[A-Za-z_0-9-]+) = |\[)`)
 	var all []Config
 	for _, language := range []string{"en", "es_419", "fr"} {
 		text := Example(language)
@@ -45,9 +45,11 @@ func TestExampleParses(t *testing.T) {
 	for name, table := range map[string]any{
 		"site": Site{}, "proxy": Proxy{}, "network": Network{}, "engine": Engine{}, "images": Images{},
 		"size": Size{}, "mail": Mail{}, "service": Service{}, "settings": Settings{},
+		"acme": ACME{}, "dns": DNS{}, "certificate": Certificate{}, "maintenance": Maintenance{}, "auth": Auth{},
+		"limit": Limit{}, "block": Block{}, "log": AccessLog{}, "metrics": Metrics{}, "app": App{},
 	} {
 		for _, key := range fieldNames(reflect.TypeOf(table)) {
-			if !regexp.MustCompile(`(?m)^[# ]*(\[\w+\.)?` + key + `( =|:|\])`).Match(Example("en")) {
+			if !regexp.MustCompile(`(?m)(^[# ]*\[*(\w+\.)*|or )` + key + `( =|:|\.|\])`).Match(Example("en")) {
 				t.Errorf("the example does not tell of %s in %s", key, name)
 			}
 		}

@@ -34,7 +34,7 @@ type checker struct {
 func validate(c *Config, readable func(path []string) bool) Problems {
 	k := &checker{readable: readable}
 	k.site(&c.Site)
-	k.proxy(&c.Proxy, c.Site.Host)
+	k.proxy(c)
 	k.network(&c.Network)
 	k.path(c.Engine.Socket, "engine", "socket")
 	if r := c.Engine.Runtime; strings.Contains(r, "/") {
@@ -106,30 +106,6 @@ func (k *checker) site(s *Site) {
 }
 
 var releaseName = regexp.MustCompile(`^[a-z][a-z0-9.-]{0,39}$`)
-
-func (k *checker) proxy(p *Proxy, host string) {
-	httpErr, httpsErr := checkListen(p.HTTP), checkListen(p.HTTPS)
-	if plain, tls := cmp.Or(p.HTTP, ":80"), cmp.Or(p.HTTPS, ":443"); httpErr == nil && httpsErr == nil && plain == tls {
-		// The one that the file says is wrong.
-		if p.HTTPS != "" {
-			httpsErr = fmt.Errorf("%q is already the address of proxy.http", tls)
-		} else {
-			httpErr = fmt.Errorf("%q is already the address of proxy.https", plain)
-		}
-	}
-	k.check(httpErr, "proxy", "http")
-	k.check(httpsErr, "proxy", "https")
-	if p.TLS != "" {
-		k.name(string(p.TLS), []string{string(TLSLocal), string(TLSACME)}, false, "proxy", "tls")
-	}
-	if p.TLS == TLSACME && isLocalName(host) {
-		k.check(fmt.Errorf(`no public authority certifies names like %q: write tls = "local"`, host), "proxy", "tls")
-	}
-	k.check(checkMail(p.Email), "proxy", "email")
-	if h := p.Hold; h != nil && (*h < 0 || *h > 10*time.Minute) {
-		k.check(fmt.Errorf(`%s is not allowed: "0s" (do not wait) to "10m"`, *h), "proxy", "hold")
-	}
-}
 
 func (k *checker) network(n *Network) {
 	if p := n.Range4; p.IsValid() {
@@ -326,9 +302,16 @@ func (k *checker) services(c *Config) {
 }
 
 func (k *checker) path(p string, path ...string) {
-	if p != "" && (!filepath.IsAbs(p) || filepath.Clean(p) != p) {
-		k.check(fmt.Errorf("%q is not an absolute path in its shortest form", p), path...)
+	if p != "" {
+		k.check(checkAbsolute(p), path...)
 	}
+}
+
+func checkAbsolute(p string) error {
+	if !filepath.IsAbs(p) || filepath.Clean(p) != p {
+		return fmt.Errorf("%q is not an absolute path in its shortest form", p)
+	}
+	return nil
 }
 
 // checkListen checks an address to listen on: ":80", "192.0.2.1:80",
