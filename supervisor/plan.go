@@ -449,7 +449,12 @@ func (p *planner) strangers() {
 			p.wait(name, Wait{State: StateStopping, Why: "is no part of the site any more; waits for " + d + " to stop first"})
 			continue
 		}
-		p.step(Step{Action: ActionStop, Name: name, Cause: CauseRemoved, Reason: "it is no part of the site any more"})
+		step := Step{Action: ActionStop, Name: name, Cause: CauseRemoved, Reason: "it is no part of the site any more"}
+		if p.in.StopAll && len(p.in.Desired.order) == 0 {
+			// Nobody knows what the site consists of: all of it are strangers.
+			step.Cause, step.Reason = CauseSiteStop, "the site stops"
+		}
+		p.step(step)
 	}
 }
 

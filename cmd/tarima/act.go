@@ -77,30 +77,6 @@ func serviceNames(status supervisor.SiteStatus, but []string) []string {
 	return names
 }
 
-// unitStopCommand is what the unit's ExecStop runs. systemd runs it for a
-// restart too, when the containers must go on; which of the two it is, only
-// the unit's job tells.
-func (c *cli) unitStopCommand() *cobra.Command {
-	cmd := c.verb("unit-stop", cobra.NoArgs, func(cmd *cobra.Command, _ []string) error {
-		job, err := unitJob(cmd.Context(), "tarima.service")
-		if err != nil {
-			return err
-		}
-		switch job {
-		case "stop": // poweroff has this job too
-		case "":
-			// The daemon ended by itself, and systemd will start it again.
-			return nil
-		default:
-			fmt.Fprintln(c.err, "restart of the daemon: the containers go on")
-			return nil
-		}
-		return c.actOnAll(cmd.Context(), c.paths().client(), control.Stop)
-	})
-	cmd.Hidden = true
-	return cmd
-}
-
 // unitJob is the type of the job that systemd is at for a unit: stop, restart,
 // or "" for none.
 func unitJob(ctx context.Context, unit string) (string, error) {

@@ -69,11 +69,7 @@ func (a *appliance) run(ctx context.Context, watchdog time.Duration) (err error)
 	if err := a.makeFolders(); err != nil {
 		return err
 	}
-	if a.store, err = store.Open(ctx, store.Config{
-		Dir:    filepath.Join(a.paths.State, "store"),
-		Wait:   lockWait,
-		Logger: a.log,
-	}); err != nil {
+	if a.store, err = a.openStore(ctx); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, a.store.Close()) }()

@@ -154,7 +154,7 @@ func (c *cli) command() *cobra.Command {
 			root.AddCommand(cmd)
 		}
 	}
-	root.AddCommand(c.manCommand(root), c.unitStopCommand())
+	root.AddCommand(c.manCommand(root), c.unitStopCommand(), c.unitStoppedCommand())
 	root.SetUsageTemplate(c.usageTemplate(root))
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()

@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -30,6 +32,9 @@ type host struct {
 	noFile   uint64
 	oomScore int // the lowest oom_score_adj that may be set without CAP_SYS_RESOURCE
 	swap     bool
+	// lacks are the controllers of cgroup v2 that this host does not have, as
+	// in a machine that is itself a container: their limits are left out.
+	lacks map[string]bool
 
 	features func() (features.Features, error)
 	userns   func() error // why there are no idmapped user namespaces
@@ -41,6 +46,9 @@ type host struct {
 func probeHost(cfg Config) *host {
 	h := &host{runtime: cfg.Runtime, state: cfg.State, idmap: map[uint64]error{}}
 	h.unified = cgroups.Mode() == cgroups.Unified
+	if h.unified {
+		h.lacks = lackingControllers("/sys/fs/cgroup/cgroup.controllers")
+	}
 	h.systemd = systemdTakesOrders()
 	h.resource = hasCapability(unix.CAP_SYS_RESOURCE)
 	h.noFile = hardNoFile(h.resource)
@@ -54,6 +62,23 @@ func probeHost(cfg Config) *host {
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
+}
+
+// lackingControllers reads which of the controllers that limits need are not
+// in a list of the kernel's (Linux, Documentation/admin-guide/cgroup-v2.rst,
+// "cgroup.controllers"). A list that cannot be read tells of none.
+func lackingControllers(path string) map[string]bool {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil
+	}
+	lacks := map[string]bool{}
+	for _, controller := range []string{"cpu", "memory", "pids"} {
+		if !slices.Contains(strings.Fields(string(text)), controller) {
+			lacks[controller] = true
+		}
+	}
+	return lacks
 }
 
 // countsSwap says whether the kernel limits swap. The root of cgroup v2 has no
@@ -235,6 +260,9 @@ func (e *Engine) Reduced() []string {
 	}
 	if !e.host.unified {
 		reduced = append(reduced, "cgroup v1: no memory.high, memory limits act only by killing")
+	}
+	for _, controller := range slices.Sorted(maps.Keys(e.host.lacks)) {
+		reduced = append(reduced, "this host's cgroups have no controller for "+controller+": its limits are not in force")
 	}
 	if !e.host.swap {
 		reduced = append(reduced, "the kernel does not limit swap (boot it with swapaccount=1)")

@@ -34,15 +34,59 @@ func validateLimits(l container.Limits) error {
 // resources translates limits for this host's cgroups. A limit of zero is
 // written as "none" where a running container may have had one before.
 func (h *host) resources(l container.Limits) (*specs.LinuxResources, []string) {
-	var reduced []string
-	r := &specs.LinuxResources{Memory: &specs.LinuxMemory{}}
-	unlimited := int64(-1)
+	r := &specs.LinuxResources{}
+	reduced := h.memoryResources(r, l)
+	if h.lacks["pids"] {
+		if l.Pids > 0 {
+			reduced = append(reduced, "processes are not limited: this host's cgroups have no controller for pids")
+		}
+	} else {
+		pids := l.Pids
+		if pids == 0 {
+			pids = -1
+		}
+		r.Pids = &specs.LinuxPids{Limit: &pids}
+	}
+	weight := l.CPUWeight
+	if weight == 0 {
+		weight = 100
+	}
+	switch {
+	case h.lacks["cpu"]:
+		if weight != 100 {
+			reduced = append(reduced, "no CPU weight: this host's cgroups have no controller for cpu")
+		}
+	case h.unified:
+		setUnified(r, "cpu.weight", strconv.FormatUint(weight, 10))
+	default:
+		// 100 is the usual weight and 1,024 the usual shares; 2 is the least.
+		shares := max(weight*1024/100, 2)
+		r.CPU = &specs.LinuxCPU{Shares: &shares}
+	}
+	return r, reduced
+}
 
+func setUnified(r *specs.LinuxResources, file, text string) {
+	if r.Unified == nil {
+		r.Unified = map[string]string{}
+	}
+	r.Unified[file] = text
+}
+
+// memoryResources writes the limits of memory and swap into r.
+func (h *host) memoryResources(r *specs.LinuxResources, l container.Limits) (reduced []string) {
+	if h.lacks["memory"] {
+		if l.MemoryMax > 0 || l.MemoryHigh > 0 || l.Swap != 0 {
+			reduced = append(reduced, "memory is not limited: this host's cgroups have no controller for memory")
+		}
+		return reduced
+	}
+	unlimited := int64(-1)
 	limit := l.MemoryMax
 	if limit == 0 {
 		limit = unlimited
 	}
-	r.Memory.Limit = &limit
+	r.Memory = &specs.LinuxMemory{Limit: &limit}
 	// The specification counts memory and swap together, as cgroup v1 does.
 	swap := unlimited
 	switch {
@@ -56,41 +100,28 @@ func (h *host) resources(l container.Limits) (*specs.LinuxResources, []string) {
 	} else if !h.swap && l.Swap != 0 {
 		reduced = append(reduced, "swap is not limited: this kernel does not count it")
 	}
-	if l.MemoryHigh > 0 && !h.unified {
-		reduced = append(reduced, "no memory.high: cgroup v1 has none")
-	}
-	pids := l.Pids
-	if pids == 0 {
-		pids = unlimited
-	}
-	r.Pids = &specs.LinuxPids{Limit: &pids}
-
-	weight := l.CPUWeight
-	if weight == 0 {
-		weight = 100
-	}
-	if h.unified {
-		high := "max"
+	if !h.unified {
 		if l.MemoryHigh > 0 {
-			high = strconv.FormatInt(l.MemoryHigh, 10)
+			reduced = append(reduced, "no memory.high: cgroup v1 has none")
 		}
-		r.Unified = map[string]string{"cpu.weight": strconv.FormatUint(weight, 10), "memory.high": high}
-		if h.swap {
-			// Swap in v2's own words: runc writes a limit of zero in the other
-			// form to the kernel alone, and systemd undoes it when it reads its
-			// units again.
-			swapMax := "max"
-			if l.MemoryMax > 0 && l.Swap != 0 {
-				swapMax = strconv.FormatInt(max(l.Swap, 0), 10)
-			}
-			r.Unified["memory.swap.max"] = swapMax
-		}
-	} else {
-		// 100 is the usual weight and 1,024 the usual shares; 2 is the least.
-		shares := max(weight*1024/100, 2)
-		r.CPU = &specs.LinuxCPU{Shares: &shares}
+		return reduced
 	}
-	return r, reduced
+	high := "max"
+	if l.MemoryHigh > 0 {
+		high = strconv.FormatInt(l.MemoryHigh, 10)
+	}
+	setUnified(r, "memory.high", high)
+	if h.swap {
+		// Swap in v2's own words: runc writes a limit of zero in the other
+		// form to the kernel alone, and systemd undoes it when it reads its
+		// units again.
+		swapMax := "max"
+		if l.MemoryMax > 0 && l.Swap != 0 {
+			swapMax = strconv.FormatInt(max(l.Swap, 0), 10)
+		}
+		setUnified(r, "memory.swap.max", swapMax)
+	}
+	return reduced
 }
 
 // Update changes the limits of a running container and remembers them with it.

@@ -17,7 +17,11 @@ func (n *Network) endConnections(p *policy) {
 	if err == nil {
 		defer h.Close()
 		for _, fam := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
-			_, e := h.ConntrackDeleteFilters(netlink.ConntrackTable, fam, disallowed{p})
+			// A table that changed while it was read is gone through again.
+			_, e := whole(func() ([]struct{}, error) {
+				_, e := h.ConntrackDeleteFilters(netlink.ConntrackTable, fam, disallowed{p})
+				return nil, e
+			})
 			err = errors.Join(err, e)
 		}
 	}

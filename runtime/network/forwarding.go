@@ -107,7 +107,7 @@ func (n *Network) applyForwarding(p *policy) error {
 			// A router does not listen to other routers: the host would lose
 			// its own default route. With 2 it goes on listening
 			// (Documentation/networking/ip-sysctl.rst, accept_ra).
-			links, err := h.LinkList()
+			links, err := listLinks(h)
 			if err != nil {
 				return fmt.Errorf("list the host's interfaces: %w", err)
 			}
@@ -167,7 +167,7 @@ func (n *Network) restoreForwarding() error {
 // otherRouted names an interface that another program on the host may forward
 // packets for: one that is up, made by software and not itself the way out.
 func otherRouted(h *netlink.Handle) (string, error) {
-	links, err := h.LinkList()
+	links, err := listLinks(h)
 	if err != nil {
 		return "", fmt.Errorf("list the host's interfaces: %w", err)
 	}

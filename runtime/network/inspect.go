@@ -301,7 +301,7 @@ func inspectForwarding(h *netlink.Handle, wanted Wanted) ([]Finding, error) {
 	if err != nil || v6 != "1" {
 		return found, err
 	}
-	links, err := h.LinkList()
+	links, err := listLinks(h)
 	if err != nil {
 		return found, fmt.Errorf("list the host's interfaces: %w", err)
 	}

@@ -205,7 +205,7 @@ func (l *lab) serve(ns *namespace, port uint16) {
 		}
 		// One socket for each address, so that answers leave from the address
 		// that was asked.
-		for _, a := range must(h.AddrList(nil, netlink.FAMILY_ALL)) {
+		for _, a := range must(listAddresses(h, nil)) {
 			p, _ := prefixOf(a.IPNet)
 			if p.Addr().IsLinkLocalUnicast() && p.Addr().Is6() {
 				continue
@@ -322,7 +322,7 @@ func (l *lab) state(sites ...string) string {
 	dump := func(title string, ns *namespace) {
 		l.inside(ns, func(h *netlink.Handle) error {
 			names := map[int]string{}
-			for _, k := range must(h.LinkList()) {
+			for _, k := range must(listLinks(h)) {
 				if k.Type() != "veth" && k.Attrs().Name != "lo" {
 					continue
 				}
@@ -330,16 +330,16 @@ func (l *lab) state(sites ...string) string {
 				fmt.Fprintf(&b, "%s link %s alias=%q mtu=%d up=%v\n", title, k.Attrs().Name, k.Attrs().Alias, k.Attrs().MTU, k.Attrs().Flags&net.FlagUp != 0)
 			}
 			var lines []string
-			for _, a := range must(h.AddrList(nil, netlink.FAMILY_ALL)) {
+			for _, a := range must(listAddresses(h, nil)) {
 				lines = append(lines, fmt.Sprintf("%s addr %s on %s flags=%d\n", title, a.IPNet, names[a.LinkIndex], a.Flags&^unix.IFA_F_TENTATIVE))
 			}
 			for _, fam := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-				for _, e := range must(h.NeighList(0, fam)) {
+				for _, e := range must(whole(func() ([]netlink.Neigh, error) { return h.NeighList(0, fam) })) {
 					if e.State == netlink.NUD_PERMANENT {
 						lines = append(lines, fmt.Sprintf("%s neighbour %s is %s on %s\n", title, e.IP, e.HardwareAddr, names[e.LinkIndex]))
 					}
 				}
-				for _, r := range must(h.RouteList(nil, fam)) {
+				for _, r := range must(listRoutes(h, nil, fam)) {
 					lines = append(lines, fmt.Sprintf("%s route %s via %s dev %s src %s\n", title, r.Dst, r.Gw, names[r.LinkIndex], r.Src))
 				}
 			}

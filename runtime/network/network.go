@@ -231,7 +231,7 @@ func (n *Network) Sweep(ctx context.Context, site string, liveMembers []string) 
 	}
 	var removed []string
 	err := n.inSite(ctx, site, func(h *netlink.Handle) error {
-		links, err := h.LinkList()
+		links, err := listLinks(h)
 		if err != nil {
 			return fmt.Errorf("list interfaces: %w", err)
 		}
@@ -307,7 +307,7 @@ func (n *Network) remove(site string) error {
 		}
 		defer ns.close()
 		err = ns.do(func(h *netlink.Handle) error {
-			links, err := h.LinkList()
+			links, err := listLinks(h)
 			if err != nil {
 				return fmt.Errorf("list interfaces: %w", err)
 			}

@@ -33,11 +33,13 @@ func hostOverlaps(h *netlink.Handle, p netip.Prefix, own func(netlink.Link) bool
 		fam, shortest = netlink.FAMILY_V6, shortestRange6
 	}
 	// Table 0 means all of them: policy routing and the local addresses too.
-	routes, err := h.RouteListFiltered(fam, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+	routes, err := whole(func() ([]netlink.Route, error) {
+		return h.RouteListFiltered(fam, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("list the host's routes: %w", err)
 	}
-	links, err := h.LinkList()
+	links, err := listLinks(h)
 	if err != nil {
 		return nil, fmt.Errorf("list the host's interfaces: %w", err)
 	}
@@ -135,7 +137,7 @@ func hasRoute(h *netlink.Handle, uplink netlink.Link, p netip.Prefix) (bool, err
 	if uplink == nil {
 		return false, nil
 	}
-	routes, err := h.RouteList(uplink, netlink.FAMILY_ALL)
+	routes, err := listRoutes(h, uplink, netlink.FAMILY_ALL)
 	if err != nil {
 		return false, fmt.Errorf("list routes of interface %s: %w", uplink.Attrs().Name, err)
 	}

@@ -188,7 +188,7 @@ func (n *Network) configureEnd(h *netlink.Handle, end linkEnd) error {
 
 func (n *Network) reconcileAddresses(h *netlink.Handle, link netlink.Link, want []netip.Prefix) error {
 	name := link.Attrs().Name
-	have, err := h.AddrList(link, netlink.FAMILY_ALL)
+	have, err := listAddresses(h, link)
 	if err != nil {
 		return fmt.Errorf("list addresses of interface %s: %w", name, err)
 	}
@@ -237,7 +237,7 @@ func addAddress(h *netlink.Handle, link netlink.Link, p netip.Prefix) error {
 // itself made for the addresses stay.
 func (n *Network) reconcileRoutes(h *netlink.Handle, link netlink.Link, want []netlink.Route) error {
 	name := link.Attrs().Name
-	have, err := h.RouteList(link, netlink.FAMILY_ALL)
+	have, err := listRoutes(h, link, netlink.FAMILY_ALL)
 	if err != nil {
 		return fmt.Errorf("list routes of interface %s: %w", name, err)
 	}
@@ -333,7 +333,7 @@ func defaultMTU(h *netlink.Handle) (int, error) {
 func waysOut(h *netlink.Handle) ([]netlink.Link, error) {
 	var ways []netlink.Link
 	for _, fam := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		routes, err := h.RouteList(nil, fam)
+		routes, err := listRoutes(h, nil, fam)
 		if err != nil {
 			return nil, fmt.Errorf("list the host's routes: %w", err)
 		}
