@@ -69,9 +69,14 @@ guest: bin/runc dist/go.mod ## the rooms' tests in a Debian 12 virtual machine: 
 	go test -tags guest -count 1 -timeout 6h -v $(GUEST) ./test/guest/...
 
 .PHONY: bench
-bench: build images bin/bench ## figures beside Debian's docker.io, printed as ratios; writes bench.json
+bench: build images bin/bench bin/bench-caddy ## figures beside Debian's docker.io and other proxies, printed as ratios; writes bench.json (ONLY=door: a part; DOOR=h1,h2: of the door)
 	./test/setup bench
-	bin/bench $(if $(ONLY),-only $(ONLY))
+	bin/bench $(if $(ONLY),-only $(ONLY)) $(if $(DOOR),-door $(DOOR))
+
+# A peer of the public door that Debian has in an older version alone.
+bin/bench-caddy: test/bench/caddy/go.mod test/bench/caddy/go.sum
+	go build -C test/bench/caddy -trimpath -ldflags "-s -w" -o $(CURDIR)/$@ github.com/caddyserver/caddy/v2/cmd/caddy
+	@touch $@
 
 .PHONY: soak
 soak: build bin/bench ## an hour of probes, kills and restarts: does the daemon grow? SOAK=10m for less
@@ -82,6 +87,7 @@ soak: build bin/bench ## an hour of probes, kills and restarts: does the daemon 
 bin/bench:
 	go build -trimpath -o bin/bench ./test/bench
 	go build -trimpath -ldflags "$(LDFLAGS)" -o bin/bench-appliance ./test/bench/appliance
+	go build -trimpath -ldflags "$(LDFLAGS)" -o bin/bench-door ./test/bench/door
 
 .PHONY: lint
 lint: bin/tools/golangci-lint ## gofumpt, go vet, golangci-lint with the layer rules

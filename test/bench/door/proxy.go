@@ -1,0 +1,58 @@
+package main
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"tarima/proxy"
+)
+
+// runProxy is "tarima proxy" with everything on, whatever the shipped defaults
+// are: the access log goes to a file, and limits and filters are in place.
+func runProxy(ctx context.Context, args []string) error {
+	f := flags("proxy")
+	root := f.String("root", "", "folder of everything")
+	plain := f.String("http", "", "address without TLS")
+	secure := f.String("https", "", "address with TLS")
+	many := f.Int("connections", 0, "open at a time; 0: as shipped")
+	authorities := f.String("authorities", "", "file with the certificates that vouch for an ACME authority")
+	_ = f.Parse(args) // it exits itself
+	log, err := os.OpenFile(filepath.Join(*root, "access.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	cfg := proxy.Config{
+		Dir: filepath.Join(*root, "state"), Socket: filepath.Join(*root, "proxy.sock"),
+		StaticDir: func(string) string { return filepath.Join(*root, "static") },
+		Logger:    slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		AccessLog: log,
+		Limits:    proxy.Limits{Connections: *many, ConnectionsPerAddr: *many},
+		Notify: func(state string) {
+			if strings.HasPrefix(state, "READY=1") {
+				_ = tell(map[string]bool{"ready": true}) // nobody may be reading
+			}
+		},
+	}
+	if *plain != "" {
+		cfg.HTTP = []string{*plain}
+	}
+	if *secure != "" {
+		cfg.HTTPS = []string{*secure}
+	}
+	if *authorities != "" {
+		pem, err := os.ReadFile(*authorities)
+		if err != nil {
+			return err
+		}
+		cfg.ACMERoots = x509.NewCertPool()
+		if !cfg.ACMERoots.AppendCertsFromPEM(pem) {
+			return errors.New("no certificate in " + *authorities)
+		}
+	}
+	return proxy.Run(ctx, cfg)
+}
