@@ -65,11 +65,11 @@ func (a *appliance) proxyDiffers(before record.Applied, known bool, config site.
 		}
 		old = site.Defaults(parsed, site.Host{})
 	}
-	return !reflect.DeepEqual(atStart(old), atStart(config))
+	return !reflect.DeepEqual(readByProxy(old), readByProxy(config))
 }
 
-// atStart is the part of the site file that the proxy reads itself, once.
-func atStart(c site.Config) site.Proxy {
+// readByProxy is the part of the site file that the proxy reads itself, once.
+func readByProxy(c site.Config) site.Proxy {
 	return site.Proxy{
 		HTTP: c.Proxy.HTTP, HTTPS: c.Proxy.HTTPS, HTTP3: c.Proxy.HTTP3, SocketGroup: c.Proxy.SocketGroup,
 		ProxyProtocol: c.Proxy.ProxyProtocol, Hold: c.Proxy.Hold, Log: c.Proxy.Log, Metrics: c.Proxy.Metrics,
