@@ -63,6 +63,11 @@ e2e-full: package images ## the same at all moments: hours
 	TARIMA_E2E_FULL=1 go test -tags e2e,full -p 1 -count 1 -timeout 6h -v ./test/e2e/... ./test/package/...
 	$(MAKE) guest
 
+.PHONY: mutation
+mutation: build images ## mechanisms switched off one by one: the end-to-end test of each has to fail (ONLY=5-exit-journal-unread)
+	./test/setup mutation
+	./test/mutation/run $(ONLY)
+
 .PHONY: guest
 guest: bin/runc dist/go.mod ## the rooms' tests in a Debian 12 virtual machine: systemd, cgroup v2 (GUEST=-short: a few minutes)
 	./test/setup guest
