@@ -39,6 +39,11 @@ func (c *cli) daemonCommand() *cobra.Command {
 		}
 		log := c.logger()
 		slog.SetDefault(log)
+		if os.Getenv("NOTIFY_SOCKET") != "" { // systemd starts it
+			if err := pauseBetweenStarts(cmd.Context(), c.paths().Run); err != nil {
+				log.Error("pause between starts", "error", err) // no reason not to start
+			}
+		}
 		d := &appliance{paths: c.paths(), log: log, notify: notifier(), started: time.Now()}
 		return d.run(cmd.Context(), watchdog)
 	})

@@ -19,33 +19,42 @@ import (
 	"tarima/supervisor/site"
 )
 
-const (
-	daemonUnit     = "tarima.service"
-	containersUnit = "tarima-containers.service"
-)
+const daemonUnit = "tarima.service"
 
-// unitStopCommand is what the ExecStop of tarima.service runs. systemd runs it
-// for a restart too, when the containers must go on; which of the two it is,
-// only the unit's job tells.
+// unitStopCommand is what the unit's ExecStop runs. systemd runs it for a
+// restart too, when the containers must go on; which of the two it is, only
+// the unit's job tells.
 func (c *cli) unitStopCommand() *cobra.Command {
 	cmd := c.verb("unit-stop", cobra.NoArgs, func(cmd *cobra.Command, _ []string) error {
-		if stop, err := c.stopIsMeant(cmd.Context(), daemonUnit); err != nil || !stop {
+		job, err := unitJob(cmd.Context(), daemonUnit)
+		switch {
+		case err != nil:
 			return err
+		case job == "stop": // poweroff has this job too
+		case job == "":
+			// The daemon ended by itself, and systemd will start it again.
+			return nil
+		default:
+			fmt.Fprintln(c.err, "restart of the daemon: the containers go on")
+			return nil
 		}
-		return c.actOnAll(cmd.Context(), c.paths().client(), control.Stop)
+		err = c.actOnAll(cmd.Context(), c.paths().client(), control.Stop)
+		if errors.Is(err, control.ErrNotRunning) {
+			return nil // unit-stopped comes next
+		}
+		return err
 	})
 	cmd.Hidden = true
 	return cmd
 }
 
-// unitStoppedCommand is what the ExecStop of tarima-containers.service runs,
-// which systemd stops after tarima.service and together with it. It stops what
-// a daemon has left that could not do so itself, because it was dead, starting
-// or killed at that moment: systemd runs the ExecStop of tarima.service for
-// none of these.
+// unitStoppedCommand is what the unit's ExecStopPost runs, after every end of
+// the daemon. It stops what still runs when the unit is stopped and the daemon
+// could not do it, because it was dead, not ready yet or without an answer.
 func (c *cli) unitStoppedCommand() *cobra.Command {
 	cmd := c.verb("unit-stopped", cobra.NoArgs, func(cmd *cobra.Command, _ []string) error {
-		if stop, err := c.stopIsMeant(cmd.Context(), containersUnit); err != nil || !stop {
+		job, err := unitJob(cmd.Context(), daemonUnit)
+		if err != nil || job != "stop" {
 			return err
 		}
 		a := &appliance{paths: c.paths(), log: c.logger(), started: time.Now()}
@@ -53,21 +62,6 @@ func (c *cli) unitStoppedCommand() *cobra.Command {
 	})
 	cmd.Hidden = true
 	return cmd
-}
-
-// stopIsMeant says whether a unit's ExecStop runs for a stop.
-func (c *cli) stopIsMeant(ctx context.Context, unit string) (bool, error) {
-	job, err := unitJob(ctx, unit)
-	switch {
-	case err != nil:
-		return false, err
-	case job == "stop": // poweroff has this job too
-		return true, nil
-	case job != "" && unit == daemonUnit:
-		fmt.Fprintln(c.err, "restart of the daemon: the containers go on")
-	}
-	// Without a job the daemon ended by itself, and systemd will start it again.
-	return false, nil
 }
 
 // halt stops the site without a daemon: in order, as the containers' labels

@@ -60,7 +60,6 @@ func TestContents(t *testing.T) {
 		"./usr/libexec/tarima/runc":                          "-rwxr-xr-x",
 		"./usr/lib/systemd/system/tarima.service":            "-rw-r--r--",
 		"./usr/lib/systemd/system/tarima-proxy.service":      "-rw-r--r--",
-		"./usr/lib/systemd/system/tarima-containers.service": "-rw-r--r--",
 		"./usr/lib/sysusers.d/tarima.conf":                   "-rw-r--r--",
 		"./usr/share/tarima/tarima.toml":                     "-rw-r--r--",
 		"./usr/share/doc/tarima/copyright":                   "-rw-r--r--",
