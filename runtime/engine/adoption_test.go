@@ -1,12 +1,14 @@
 package engine
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
 
@@ -88,4 +90,36 @@ func pidsOf(t *testing.T, e *Engine, id string) []uint32 {
 		pids = append(pids, p.Pid)
 	}
 	return pids
+}
+
+// The name of a shim's socket goes with the shim, however many containers have
+// shared it; the next shim of the group has the same name and works.
+func TestNoSocketIsLeftOfAShim(t *testing.T) {
+	cfg := testConfig(t)
+	e := openEngine(t, cfg)
+	sockets := func() []string {
+		found, err := filepath.Glob(filepath.Join(cfg.State, "s", "*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	for round := range 2 {
+		for _, name := range []string{"first", "second"} {
+			mustStart(t, e, shell(name, "sleep 3600"))
+		}
+		if n := len(sockets()); n != 1 {
+			t.Fatalf("round %d: %d sockets for one group of containers", round, n)
+		}
+		for _, name := range []string{"first", "second"} {
+			id := container.ID("test", name)
+			if err := errors.Join(e.Stop(t.Context(), id, "SIGKILL", time.Second), e.Remove(t.Context(), id)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if round == 0 {
+			continue // the next container comes while the shim may still be on its way out
+		}
+		eventually(t, "the shim's socket to go", func() bool { return len(sockets()) == 0 })
+	}
 }

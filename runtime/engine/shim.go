@@ -135,6 +135,7 @@ func newShimService(ic *plugin.InitContext) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	stop.(shutdown.Service).RegisterCallback(removingOwnSocket())
 	s := &shimService{containers: map[string]*shimContainer{}}
 	events := newJournalPublisher(publisher.(shim.Publisher), s)
 	if cgroups.Mode() == cgroups.Unified {

@@ -300,7 +300,7 @@ func killListener(socket string) error {
 		if len(fields) != 8 || fields[7] != socket {
 			continue
 		}
-		links, err := filepath.Glob("/proc/[0-9]*/fd/3") // where a shim gets its listener
+		links, err := filepath.Glob("/proc/[0-9]*/fd/*")
 		if err != nil {
 			return err
 		}
