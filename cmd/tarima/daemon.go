@@ -128,6 +128,7 @@ func (a *appliance) run(ctx context.Context, watchdog time.Duration) (err error)
 	background, end := context.WithCancel(ctx)
 	defer end()
 	go repaired.run(background, time.Minute)
+	go a.dropDamaged(background)
 	go changed.each(background, func() { a.notify("STATUS=" + a.statusLine()) })
 	err = a.supervisor.Run(ctx)
 	a.notify("STOPPING=1")
@@ -153,7 +154,7 @@ func (a *appliance) makeFolders() error {
 // openEngine opens the engine. Its root is a cache: one that is damaged is
 // moved aside and built anew from the store, images are pulled again.
 func (a *appliance) openEngine(ctx context.Context, config site.Config) (*engine.Engine, error) {
-	root := filepath.Join(a.paths.State, "engine")
+	root := a.paths.engineRoot()
 	options := engine.Config{
 		Root:    root,
 		State:   filepath.Join(a.paths.Run, "engine"),
@@ -173,11 +174,12 @@ func (a *appliance) openEngine(ctx context.Context, config site.Config) (*engine
 	if !errors.Is(err, engine.ErrDamaged) {
 		return e, err
 	}
-	aside := root + ".damaged-" + time.Now().UTC().Format("20060102T150405.000000Z")
+	aside := asideName(root, time.Now())
 	a.log.Error("the engine's root is damaged; it is moved aside and built anew", "error", err, "aside", aside)
 	if err := os.Rename(root, aside); err != nil {
 		return nil, fmt.Errorf("move the damaged engine root aside: %w", err)
 	}
+	a.tell(record.Trouble, fmt.Sprintf("engine: its root was damaged (%v) and is built anew; images are brought here again. The damaged one is kept for a week as %s", err, aside))
 	return engine.Open(ctx, options)
 }
 
@@ -191,10 +193,7 @@ func (a *appliance) rebuild(ctx context.Context) error {
 	}
 	a.log.Error("the store was damaged", "reason", recovery.Reason, "moved to", recovery.MovedTo, "restored from", recovery.From,
 		"records lost", len(recovery.Records))
-	event := record.Event{At: time.Now(), Kind: record.Trouble, Reason: damageSentence(recovery)}
-	if _, err := a.store.AppendEvent(defaultSite, event); err != nil {
-		a.log.Error("record that the store was damaged", "error", err) // it has been logged, and the site goes on
-	}
+	a.tell(record.Trouble, damageSentence(recovery))
 	statuses, err := a.engine.List(ctx, defaultSite)
 	if err != nil {
 		return fmt.Errorf("ask the engine for what the store lost: %w", err)
@@ -207,6 +206,14 @@ func (a *appliance) rebuild(ctx context.Context) error {
 	a.log.Warn("the store was completed from the containers", "addresses", len(rebuilt.Addresses), "images", len(rebuilt.Images),
 		"jobs", len(rebuilt.Jobs), "generation", rebuilt.Generation)
 	return nil
+}
+
+// tell writes an event of the whole site. That the store has no space for it is
+// no reason to do less: it is logged.
+func (a *appliance) tell(kind record.EventKind, reason string) {
+	if _, err := a.store.AppendEvent(defaultSite, record.Event{At: time.Now(), Kind: kind, Reason: reason}); err != nil {
+		a.log.Error("write an event down", "kind", string(kind), "reason", reason, "error", err)
+	}
 }
 
 // damageSentence says what happened to the store, for people.

@@ -94,10 +94,10 @@ func (c *cli) printFindings(findings []control.Finding, running bool) {
 
 // examineMachine checks what a site needs of the host. It changes nothing.
 func examineMachine(p paths) []control.Finding {
-	return []control.Finding{
+	return append([]control.Finding{
 		examineRoot(), examineKernel(), examineOverlay(), examineCgroups(), examineUserNamespaces(),
 		examineMemory(), examineDisk(p.State),
-	}
+	}, examineDamaged(p.engineRoot())...)
 }
 
 func finding(code, level, text, fix string) control.Finding {

@@ -47,13 +47,10 @@ func (a *appliance) setTrouble(text string) {
 	a.wishes.trouble = text
 }
 
-// refuse tells that a site file is not put into effect. That the store has no
-// space for the event is no reason to do less.
+// refuse tells that a site file is not put into effect.
 func (a *appliance) refuse(text string) {
 	a.log.Error(text)
-	if _, err := a.store.AppendEvent(defaultSite, record.Event{At: time.Now(), Kind: record.RefusedEvent, Reason: text}); err != nil {
-		a.log.Error("record a refused site file", "error", err)
-	}
+	a.tell(record.RefusedEvent, text)
 }
 
 // build turns a site file into services, settings and routes.
@@ -191,10 +188,7 @@ func (a *appliance) Apply(ctx context.Context, file []byte) (control.Applied, er
 			return applied, nil
 		}
 	}
-	event := record.Event{At: time.Now(), Kind: record.RefusedEvent, Reason: err.Error()}
-	if _, e := a.store.AppendEvent(defaultSite, event); e != nil {
-		a.log.Error("record a refused site file", "error", e)
-	}
+	a.tell(record.RefusedEvent, err.Error())
 	return control.Applied{}, err
 }
 

@@ -68,6 +68,7 @@ const (
 	Suppressed    EventKind = "suppressed"  // a health restart held back, with the reason
 	Certificate   EventKind = "certificate" // the state of a public name's certificate changed
 	Trouble       EventKind = "trouble"     // engine, network, store or host
+	Cleaned       EventKind = "cleaned"     // what was kept for a while was deleted
 )
 
 // Event is one line of a service's history. Seq grows by one with each event
