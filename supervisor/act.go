@@ -65,8 +65,8 @@ func (s *Supervisor) watchOperations(now time.Time) time.Time {
 				continue
 			}
 			if _, told := s.overdue[name]; !told {
-				s.overdue[name] = fmt.Sprintf("%s of %s has not returned for %s", op.Action, name, now.Sub(op.Started).Round(time.Second))
-				s.tell(record.Trouble, "", s.overdue[name], now)
+				s.overdue[name] = because("overdue", "Action", string(op.Action), "Name", name, "Time", now.Sub(op.Started).Round(time.Second).String())
+				s.tell(record.Trouble, "", s.overdue[name].String(), now)
 			}
 		}
 	}
@@ -110,9 +110,9 @@ func (s *Supervisor) ran(name string, err error, what string) {
 	s.retry[name] = time.Now().Add(retryWait(s.failures[name]))
 	s.relist = time.Now() // whatever it left behind
 	h := s.history[name]
-	h.Why = fmt.Sprintf("%s: %v", what, err)
+	h.Why = said(fmt.Sprintf("%s: %v", what, err))
 	s.history[name] = h
-	s.tell(record.Trouble, name, h.Why, time.Now())
+	s.tell(record.Trouble, name, h.Why.String(), time.Now())
 }
 
 func retryWait(failures int) time.Duration {
@@ -226,7 +226,7 @@ func (s *Supervisor) startFailed(svc *Service, ref string, err error) {
 	h.StartedAt = time.Time{} // it never ran, so nothing is forgotten for its quiet time
 	s.history[name] = h
 	s.tell(record.StartFailed, name, err.Error(), now)
-	s.countFailure(name, now, err.Error())
+	s.countFailure(name, now, said(err.Error()))
 	if h = s.history[name]; h.Failures == 1 {
 		h.NextStart = now.Add(retryBase) // an engine that refuses is not asked again at once
 		s.history[name] = h

@@ -56,15 +56,15 @@ func started(svc *Service, h Health) bool {
 
 // readiness says whether the container is ready, since when, and otherwise
 // why not.
-func readiness(svc *Service, st container.Status, h Health) (ok bool, since time.Time, why string) {
+func readiness(svc *Service, st container.Status, h Health) (ok bool, since time.Time, why Reason) {
 	if st.State != container.Running {
-		return false, time.Time{}, "does not run"
+		return false, time.Time{}, because("not-running")
 	}
 	if !started(svc, h) {
 		if h.Startup.Known {
-			return false, time.Time{}, "is starting: " + h.Startup.Why
+			return false, time.Time{}, because("starting-answer", "Answer", h.Startup.Why)
 		}
-		return false, time.Time{}, "is starting"
+		return false, time.Time{}, because("starting")
 	}
 	probe, v := svc.Probes.Readiness, h.Readiness
 	switch {
@@ -73,27 +73,27 @@ func readiness(svc *Service, st container.Status, h Health) (ok bool, since time
 		if svc.Probes.Startup != nil && h.Startup.OK {
 			since = h.Startup.Since
 		}
-		return true, since, ""
+		return true, since, Reason{}
 	case !v.Known && h.Presumed:
-		return true, st.Started, ""
+		return true, st.Started, Reason{}
 	case !v.Known:
-		return false, time.Time{}, "is starting: not asked yet"
+		return false, time.Time{}, because("starting-unasked")
 	case v.OK:
-		return true, v.Since, ""
+		return true, v.Since, Reason{}
 	}
 	if (h.WasReady || h.Presumed) && v.Last.Sub(v.Since) < probe.Grace {
-		return true, v.Since, ""
+		return true, v.Since, Reason{}
 	}
-	return false, time.Time{}, "does not answer as it should: " + v.Why
+	return false, time.Time{}, because("unready", "Answer", v.Why)
 }
 
 // unhealthy says whether the probes ask for a restart: whether they were seen
 // to fail for long enough, counted from the moment at which everything that
 // the service depends on was ready (depsSince). What a dependency did to it
 // must not be held against it.
-func unhealthy(svc *Service, st container.Status, h Health, p Policy, depsSince time.Time) (restart bool, why string) {
+func unhealthy(svc *Service, st container.Status, h Health, p Policy, depsSince time.Time) (restart bool, why Reason) {
 	if st.State != container.Running {
-		return false, ""
+		return false, Reason{}
 	}
 	var v Verdict
 	var grace time.Duration
@@ -102,13 +102,13 @@ func unhealthy(svc *Service, st container.Status, h Health, p Policy, depsSince 
 		v = h.Startup
 		// From the first question, which comes with the start: the container's
 		// own time of start is of a wall clock that may be set meanwhile.
-		grace, why = orDefault(svc.Probes.Startup.Grace, defaultStartupGrace), "did not finish starting: "+h.Startup.Why
+		grace, why = orDefault(svc.Probes.Startup.Grace, defaultStartupGrace), because("start-hung", "Answer", h.Startup.Why)
 	case svc.Probes.Liveness != nil:
 		v = h.Liveness
-		grace, why = orDefault(svc.Probes.Liveness.Grace, defaultLivenessGrace), "gave no sign of life: "+h.Liveness.Why
+		grace, why = orDefault(svc.Probes.Liveness.Grace, defaultLivenessGrace), because("hung", "Answer", h.Liveness.Why)
 	}
 	if !v.Known || v.OK {
-		return false, ""
+		return false, Reason{}
 	}
 	if svc.Database {
 		grace = max(grace, p.DatabaseGrace)

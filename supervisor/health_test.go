@@ -256,7 +256,7 @@ func TestReadiness(t *testing.T) {
 		"startup alone decides without one": {Service{Probes: Probes{Startup: &Probe{}}}, running, Health{Startup: yes}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got, _, why := readiness(&c.svc, c.st, c.h); got != c.want || got == (why != "") {
+			if got, _, why := readiness(&c.svc, c.st, c.h); got != c.want || got != why.none() {
 				t.Errorf("ready %v (%q), want %v", got, why, c.want)
 			}
 		})

@@ -66,11 +66,11 @@ func (s *Supervisor) finishJob(j *Job, now time.Time) {
 	s.begin(name, Operation{Action: ActionFinish, Deadline: now.Add(finishDeadline)}, true, func(ctx context.Context) func() {
 		switch {
 		case late:
-			r.State, r.Message = record.JobFailedFor, fmt.Sprintf("it was stopped because it took longer than %s", j.Timeout)
+			r.State, r.Message = record.JobFailedFor, because("job-late", "Time", j.Timeout.String()).String()
 		case exit.Code == 0:
 			r.State, r.Message = record.JobSucceeded, ""
 		default:
-			r.State, r.Message = record.JobFailedFor, exitSentence(&exit, j.Spec.Limits)
+			r.State, r.Message = record.JobFailedFor, exitReason(&exit, j.Spec.Limits).String()
 		}
 		r.LogTail = nil
 		if r.State == record.JobFailedFor {

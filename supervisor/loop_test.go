@@ -280,11 +280,11 @@ func TestClockThatIsSetBackKeepsNobodyDown(t *testing.T) {
 	now := time.Now()
 	h := History{Failures: 5}
 	for name, at := range map[string]time.Time{"told at once": now, "of a clock that is ahead": now.Add(time.Hour)} {
-		if got := p.Failed("x", h, at, "y").rebase(at, now); got.NextStart.Sub(now) > time.Minute {
+		if got := p.Failed("x", h, at, said("y")).rebase(at, now); got.NextStart.Sub(now) > time.Minute {
 			t.Errorf("%s: the next start is in %s", name, got.NextStart.Sub(now))
 		}
 	}
-	if got := p.Failed("x", h, now.Add(-time.Hour), "y").rebase(now.Add(-time.Hour), now); got.NextStart.After(now) {
+	if got := p.Failed("x", h, now.Add(-time.Hour), said("y")).rebase(now.Add(-time.Hour), now); got.NextStart.After(now) {
 		t.Error("an end of an hour ago still waits")
 	}
 }

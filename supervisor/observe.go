@@ -157,11 +157,11 @@ func (s *Supervisor) end(name string, exit container.Exit) {
 	if !ok {
 		return // a job's end is its result; a stranger is removed
 	}
-	s.failed(svc, exit, exitSentence(&exit, svc.Spec.Limits))
+	s.failed(svc, exit, exitReason(&exit, svc.Spec.Limits))
 }
 
 // failed counts an end that nobody asked for.
-func (s *Supervisor) failed(svc *Service, exit container.Exit, why string) {
+func (s *Supervisor) failed(svc *Service, exit container.Exit, why Reason) {
 	name := svc.Spec.Name
 	at := exit.At
 	if exit.Unknown || at.IsZero() {
@@ -173,7 +173,7 @@ func (s *Supervisor) failed(svc *Service, exit container.Exit, why string) {
 	h.ExitCode = &code
 	s.history[name] = h
 	s.journal.add(entry{
-		event:  record.Event{At: at, Kind: record.ExitedEvent, Service: name, ExitCode: &code, Reason: why},
+		event:  record.Event{At: at, Kind: record.ExitedEvent, Service: name, ExitCode: &code, Reason: why.String()},
 		tailOf: svc.Spec.ID(),
 		then:   func(e record.Event) { s.keepTail(name, e.LogTail) },
 	})
@@ -182,7 +182,7 @@ func (s *Supervisor) failed(svc *Service, exit container.Exit, why string) {
 
 // countFailure lets the policy decide when the service may start again, and
 // tells when its failures have become a crash loop.
-func (s *Supervisor) countFailure(name string, at time.Time, why string) {
+func (s *Supervisor) countFailure(name string, at time.Time, why Reason) {
 	before := s.cfg.Policy.Failing(s.history[name])
 	h := s.cfg.Policy.Failed(name, s.history[name], at, why).rebase(at, time.Now())
 	s.history[name] = h

@@ -38,7 +38,7 @@ func readPast(store Store, site, name string, p Policy) (past, error) {
 		case record.ProbeFailed:
 			out.ready = false
 		case record.ExitedEvent, record.StartFailed:
-			restarts, why := h.Restarts, e.Reason
+			restarts, why := h.Restarts, recalled(e.Reason, e.ExitCode)
 			*h = p.Failed(name, *h, e.At, why)
 			h.Restarts, h.ExitCode, h.LogTail = restarts, e.ExitCode, e.LogTail
 			out.ready, out.lastEnd = false, e.At

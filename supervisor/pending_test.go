@@ -27,7 +27,7 @@ func TestRestartPending(t *testing.T) {
 		{"a label that cannot be read", labels("h", "{", "f"), labels("h", spec, "g"), false},
 	} {
 		svc := Service{Hash: "h", Spec: container.Spec{Labels: c.want}}
-		if got := pending(&svc, container.Status{Labels: c.was}); (got != "") != c.pending {
+		if got := pending(&svc, container.Status{Labels: c.was}); (!got.none()) != c.pending {
 			t.Errorf("%s: %q", c.name, got)
 		}
 	}

@@ -1,7 +1,6 @@
 package supervisor
 
 import (
-	"fmt"
 	"slices"
 	"sort"
 	"strconv"
@@ -16,7 +15,7 @@ import (
 // nothing is changed by it. A step that fails, or a daemon that dies between
 // two steps, leaves a state from which the next plan goes on.
 func Plan(in Input) Decision {
-	p := planner{in: in, out: Decision{Waits: map[string]Wait{}, Suppressed: map[string]string{}}, busy: map[container.Group]string{}}
+	p := planner{in: in, out: Decision{Waits: map[string]Wait{}, Suppressed: map[string]Reason{}}, busy: map[container.Group]string{}}
 	if in.Desired == nil || in.Observed == nil {
 		// Without a wish, and without knowing what runs, every step is a guess.
 		return p.out
@@ -78,23 +77,23 @@ func restartLabel(count uint64) string {
 }
 
 // wanted says whether the service is to run, and otherwise why not.
-func (p *planner) wanted(svc *Service) (bool, Cause, string) {
+func (p *planner) wanted(svc *Service) (bool, Cause, Reason) {
 	name := svc.Spec.Name
 	switch {
 	case p.in.StopAll:
-		return false, CauseSiteStop, "the site stops"
+		return false, CauseSiteStop, because("site-stops")
 	case p.in.Intents[name].Stopped:
-		return false, CauseStopped, "an administrator stopped it"
+		return false, CauseStopped, because("stopped")
 	case svc.OnDemand && !p.in.Wanted[name] && !p.running(name) && !p.in.Desired.required[name]:
-		return false, "", "starts with the first request"
+		return false, "", because("on-demand")
 	}
-	return true, "", ""
+	return true, "", Reason{}
 }
 
-func (p *planner) ready(name string) (ok bool, since time.Time, why string) {
+func (p *planner) ready(name string) (ok bool, since time.Time, why Reason) {
 	svc, st := p.in.Desired.services[name], p.in.Observed[name]
 	if op, busy := p.in.InFlight[name]; busy && (op.Action == ActionStop || op.Action == ActionStart) {
-		return false, time.Time{}, "is being " + map[Action]string{ActionStop: "stopped", ActionStart: "started"}[op.Action]
+		return false, time.Time{}, because(map[Action]string{ActionStop: "being-stopped", ActionStart: "being-started"}[op.Action])
 	}
 	return readiness(svc, st, p.in.Health[name])
 }
@@ -102,25 +101,25 @@ func (p *planner) ready(name string) (ok bool, since time.Time, why string) {
 // requirements says whether everything that name requires is there: services
 // ready, jobs succeeded for their present reason. With fresh, a service that
 // is about to be replaced does not count.
-func (p *planner) requirements(name string, fresh bool) (missing string) {
+func (p *planner) requirements(name string, fresh bool) (missing Reason) {
 	for _, n := range p.in.Desired.needs[name] {
 		if job, ok := p.in.Desired.jobs[n]; ok {
 			if !jobDone(job, p.in.Jobs[n]) {
-				return "waits for the job " + n
+				return because("waits-job", "Name", n)
 			}
 			continue
 		}
 		if ok, _, why := p.ready(n); !ok {
 			if p.in.Intents[n].Stopped {
-				return fmt.Sprintf("waits for %s, which an administrator stopped", n)
+				return because("waits-stopped", "Name", n)
 			}
-			return fmt.Sprintf("waits for %s, which %s", n, why)
+			return because("waits-service", "Name", n).behind(why)
 		}
 		if fresh && !p.current(p.in.Desired.services[n]) {
-			return fmt.Sprintf("waits for %s, which is to be replaced first", n)
+			return because("waits-replacement", "Name", n)
 		}
 	}
-	return ""
+	return Reason{}
 }
 
 // dependenciesReady is the same question for restarts: only services count,
@@ -170,38 +169,38 @@ func (p *planner) image(name, ref string) (Wait, bool) {
 	}
 	switch {
 	case p.pulling[ref]:
-		return Wait{State: StatePulling, Why: "its image is being brought here"}, false
+		return Wait{State: StatePulling, Why: because("pulling")}, false
 	case p.in.Now.Before(st.RetryAt):
-		return Wait{State: StatePulling, Why: "its image could not be brought here: " + st.Why, Until: st.RetryAt}, false
+		return Wait{State: StatePulling, Why: because("pull-failed", "Error", st.Why), Until: st.RetryAt}, false
 	}
 	atOnce := p.in.PullsAtOnce
 	if atOnce <= 0 {
 		atOnce = 2
 	}
 	if len(p.pulling) >= atOnce {
-		return Wait{State: StatePulling, Why: "waits for other images to be brought here first"}, false
+		return Wait{State: StatePulling, Why: because("pull-queued")}, false
 	}
 	p.pulling[ref] = true
 	p.step(Step{Action: ActionPull, Name: name, Image: ref, Cause: CauseWanted, Reason: "the image " + ref + " is needed"})
-	return Wait{State: StatePulling, Why: "its image is being brought here"}, false
+	return Wait{State: StatePulling, Why: because("pulling")}, false
 }
 
 // startable says whether everything is there for a start.
 func (p *planner) startable(name, ref string, fresh bool) (Wait, bool) {
 	w, have := p.image(name, ref)
 	if t := p.in.Retry[name]; p.in.Now.Before(t) {
-		return Wait{State: StateBackoff, Why: "the last step failed: " + p.in.History[name].Why, Until: t}, false
+		return Wait{State: StateBackoff, Why: because("step-failed").behind(p.in.History[name].Why), Until: t}, false
 	}
 	if !have {
 		return w, false
 	}
-	if missing := p.requirements(name, fresh); missing != "" {
+	if missing := p.requirements(name, fresh); !missing.none() {
 		return Wait{State: StateWaiting, Why: missing}, false
 	}
 	if !p.in.Network.Ready {
-		why := "waits for the site's network"
+		why := because("waits-network")
 		if p.in.Network.Why != "" {
-			why += ": " + p.in.Network.Why
+			why = because("network-failed", "Error", p.in.Network.Why)
 		}
 		return Wait{State: StateWaiting, Why: why}, false
 	}
@@ -219,7 +218,7 @@ func (p *planner) service(name string, svc *Service) {
 	case !want && running:
 		if cause == CauseSiteStop {
 			if d := p.dependant(name); d != "" {
-				p.wait(name, Wait{State: StateStopping, Why: "waits for " + d + " to stop first"})
+				p.wait(name, Wait{State: StateStopping, Why: because("waits-stop", "Name", d)})
 				return
 			}
 		}
@@ -250,7 +249,7 @@ func (p *planner) stoppedService(name string, svc *Service, seen bool) {
 	}
 	step := Step{Action: ActionStart, Name: name, Cause: CauseWanted, Reason: "it belongs to the site and does not run"}
 	if h.Crashed && seen {
-		step.Cause, step.Reason = CauseCrashed, h.Why
+		step.Cause, step.Reason = CauseCrashed, h.Why.String()
 	}
 	p.step(step)
 }
@@ -260,17 +259,17 @@ func (p *planner) runningService(name string, svc *Service, st container.Status)
 		return
 	}
 	if !p.current(svc) {
-		cause, why := CauseReplace, "its specification changed"
+		cause, why := CauseReplace, "changed"
 		if st.Labels[container.LabelHash] == svc.Hash {
-			cause, why = CauseRequested, "an administrator asked for a restart"
+			cause, why = CauseRequested, "requested"
 		}
 		// The old container goes on until the new one could start at once.
 		if w, ok := p.startable(name, svc.Spec.Image, true); !ok {
-			w.Why = why + ", and the present one goes on for now: " + w.Why
+			w.Why = because(why + "-waits").behind(w.Why)
 			p.wait(name, w)
 			return
 		}
-		p.stop(name, cause, why)
+		p.stop(name, cause, because(why))
 		return
 	}
 	if st.Labels[container.LabelLimitsHash] != svc.Spec.Labels[container.LabelLimitsHash] {
@@ -326,29 +325,29 @@ func (p *planner) health(name string, svc *Service, st container.Status) bool {
 		return false // a failure that goes on brings another answer, and that another plan
 	}
 	other, occupied := p.busy[svc.Spec.Group]
-	held := ""
+	var held Reason
 	switch {
 	case missing != "":
-		held = missing + ", which it depends on, is not ready"
+		held = because("held-dependency", "Name", missing)
 	case p.in.Pressure.Reason != "":
-		held = p.in.Pressure.Reason
+		held = because("held-pressure", "Pressure", p.in.Pressure.Reason)
 		p.wake(p.in.Now.Add(pressureLook))
 	case occupied && other != name:
-		held = other + " of the same group is being restarted"
+		held = because("held-group", "Name", other)
 	case p.budget <= 0:
-		held = fmt.Sprintf("%d restarts for failed probes within %s are enough", p.in.Policy.HealthBudget, p.in.Policy.HealthWindow)
+		held = because("held-budget", "Restarts", strconv.Itoa(p.in.Policy.HealthBudget), "Time", p.in.Policy.HealthWindow.String())
 		p.wake(p.budgetFree())
 	case p.in.Now.Before(p.in.Retry[name]):
 		p.wake(p.in.Retry[name])
 		return false
 	}
-	if held != "" {
-		p.out.Suppressed[name] = why + "; not restarted: " + held
+	if !held.none() {
+		p.out.Suppressed[name] = held.behind(why)
 		return false
 	}
 	p.budget--
 	p.busy[svc.Spec.Group] = name
-	p.step(Step{Action: ActionStop, Name: name, Cause: CauseHealth, Reason: why})
+	p.step(Step{Action: ActionStop, Name: name, Cause: CauseHealth, Reason: why.String(), why: why})
 	return true
 }
 
@@ -372,23 +371,23 @@ func (p *planner) budgetFree() time.Time {
 
 // stop plans a stop; requests that run are let end before, as long as a proxy
 // is there to tell.
-func (p *planner) stop(name string, cause Cause, why string) {
+func (p *planner) stop(name string, cause Cause, why Reason) {
 	if t := p.in.Retry[name]; p.in.Now.Before(t) {
-		p.wait(name, Wait{State: StateStopping, Why: "the last attempt to stop it failed", Until: t})
+		p.wait(name, Wait{State: StateStopping, Why: because("stop-failed"), Until: t})
 		return
 	}
 	if p.in.Desired.routed[name] && p.in.Routed {
 		d, draining := p.in.Drains[name]
 		if !draining {
-			p.step(Step{Action: ActionDrain, Name: name, Cause: cause, Reason: why})
+			p.step(Step{Action: ActionDrain, Name: name, Cause: cause, Reason: why.String()})
 			return
 		}
 		if until := d.Since.Add(p.in.Policy.DrainTimeout); !d.Done && p.in.Now.Before(until) {
-			p.wait(name, Wait{State: StateStopping, Why: "lets running requests end before it stops: " + why, Until: until})
+			p.wait(name, Wait{State: StateStopping, Why: because("draining").behind(why), Until: until})
 			return
 		}
 	}
-	p.step(Step{Action: ActionStop, Name: name, Cause: cause, Reason: why})
+	p.step(Step{Action: ActionStop, Name: name, Cause: cause, Reason: why.String()})
 }
 
 // dependant names something that requires name and still runs or is about to.
@@ -446,7 +445,7 @@ func (p *planner) strangers() {
 			continue
 		}
 		if d := p.labelledDependant(name); d != "" {
-			p.wait(name, Wait{State: StateStopping, Why: "is no part of the site any more; waits for " + d + " to stop first"})
+			p.wait(name, Wait{State: StateStopping, Why: because("removed-waits", "Name", d)})
 			continue
 		}
 		step := Step{Action: ActionStop, Name: name, Cause: CauseRemoved, Reason: "it is no part of the site any more"}

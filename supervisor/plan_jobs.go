@@ -1,7 +1,6 @@
 package supervisor
 
 import (
-	"fmt"
 	"time"
 
 	"tarima/runtime/container"
@@ -67,11 +66,11 @@ func (p *planner) job(name string, j *Job) {
 		return
 	}
 	if t := p.in.Retry[name]; p.in.Now.Before(t) {
-		p.wait(name, Wait{State: StateBackoff, Why: "the last step failed: " + p.in.History[name].Why, Until: t})
+		p.wait(name, Wait{State: StateBackoff, Why: because("step-failed").behind(p.in.History[name].Why), Until: t})
 		return
 	}
 	if mine && st.Exit != nil && !st.Exit.Unknown && !jobRecorded(r, st) {
-		p.step(Step{Action: ActionFinish, Name: name, Cause: CauseWanted, Reason: exitSentence(st.Exit, j.Spec.Limits)})
+		p.step(Step{Action: ActionFinish, Name: name, Cause: CauseWanted, Reason: exitReason(st.Exit, j.Spec.Limits).String()})
 		return
 	}
 	if jobDone(j, r) {
@@ -87,7 +86,7 @@ func (p *planner) job(name string, j *Job) {
 		if jobFailing(j, r) {
 			state = StateFailing
 		}
-		p.wait(name, Wait{State: state, Why: r.Message, Until: at})
+		p.wait(name, Wait{State: state, Why: recalled(r.Message, &r.ExitCode), Until: at})
 		return
 	}
 	if !ok {
@@ -110,15 +109,15 @@ func (p *planner) runningJob(name string, j *Job, st container.Status, mine bool
 		if d := p.dependant(name); d != "" {
 			return
 		}
-		p.stop(name, CauseSiteStop, "the site stops")
+		p.stop(name, CauseSiteStop, because("site-stops"))
 	case !mine:
-		p.stop(name, CauseReplace, "it runs for a reason that is no longer wanted")
+		p.stop(name, CauseReplace, because("job-outdated"))
 	case j.Timeout > 0:
 		end := st.Started.Add(j.Timeout)
 		if p.in.Now.Before(end) {
 			p.wake(end)
 			return
 		}
-		p.stop(name, CauseTimeout, fmt.Sprintf("it took longer than %s", j.Timeout))
+		p.stop(name, CauseTimeout, because("job-timeout", "Time", j.Timeout.String()))
 	}
 }

@@ -150,7 +150,7 @@ func drawInput(d drawn) Input {
 		}
 		if p.services[name] != nil {
 			in.Intents[name] = record.Intent{Service: name, Stopped: d.below(6) == 0, Restart: uint64(d.below(3) / 2)} //nolint:gosec // small
-			in.History[name] = History{Failures: d.below(8), NextStart: drawMoment(d), StartedAt: drawMoment(d), HealthAt: drawMoment(d), Crashed: yes(d), Why: "y"}
+			in.History[name] = History{Failures: d.below(8), NextStart: drawMoment(d), StartedAt: drawMoment(d), HealthAt: drawMoment(d), Crashed: yes(d), Why: said("y")}
 			in.Health[name] = Health{Startup: drawVerdict(d), Readiness: drawVerdict(d), Liveness: drawVerdict(d), WasReady: yes(d), Presumed: d.below(5) == 0}
 			in.Wanted[name] = yes(d)
 			if d.below(5) == 0 {
@@ -465,10 +465,10 @@ func TestDelayStaysWithinItsBounds(t *testing.T) {
 func TestQuietTimeForgetsASeries(t *testing.T) {
 	p := Policy{}.withDefaults()
 	h := History{Failures: 7, StartedAt: epoch}
-	if got := p.Failed("x", h, epoch.Add(p.Quiet), "y"); got.Failures != 1 {
+	if got := p.Failed("x", h, epoch.Add(p.Quiet), said("y")); got.Failures != 1 {
 		t.Errorf("%d failures after a quiet time", got.Failures)
 	}
-	if got := p.Failed("x", h, epoch.Add(p.Quiet-1), "y"); got.Failures != 8 {
+	if got := p.Failed("x", h, epoch.Add(p.Quiet-1), said("y")); got.Failures != 8 {
 		t.Errorf("%d failures without one", got.Failures)
 	}
 }

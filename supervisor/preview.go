@@ -111,7 +111,7 @@ func waits(d Decision) []StepStatus {
 	var out []StepStatus
 	for _, name := range names {
 		w := d.Waits[name]
-		why := w.Why
+		why := w.Why.String()
 		if !w.Until.IsZero() {
 			why += " (until " + w.Until.UTC().Format(time.RFC3339) + ")"
 		}

@@ -5,8 +5,6 @@ import (
 	"hash/fnv"
 	"strconv"
 	"time"
-
-	"tarima/runtime/container"
 )
 
 // Policy is the set of rules by which ended and unhealthy services come back.
@@ -85,7 +83,7 @@ type History struct {
 	// Crashed means that the last end was nobody's wish: the next start is a
 	// restart.
 	Crashed bool
-	Why     string   // of the last failure, one sentence
+	Why     Reason   // of the last failure
 	LogTail []string // of the last failure
 	// HealthAt is when it was last restarted for its probes.
 	HealthAt time.Time
@@ -109,7 +107,7 @@ func (p Policy) Delay(name string, failures int) time.Duration {
 }
 
 // Failed counts an end, or a start that did not succeed, that nobody asked for.
-func (p Policy) Failed(name string, h History, at time.Time, why string) History {
+func (p Policy) Failed(name string, h History, at time.Time, why Reason) History {
 	if !h.StartedAt.IsZero() && at.Sub(h.StartedAt) >= p.Quiet {
 		h.Failures = 0
 	}
@@ -137,22 +135,6 @@ func (p Policy) Failing(h History) bool { return h.Failures >= p.FailingAfter }
 func (h History) forgive() History {
 	h.Failures, h.NextStart, h.Crashed = 0, time.Time{}, false
 	return h
-}
-
-// exitSentence says how a container ended, for people.
-func exitSentence(e *container.Exit, limits container.Limits) string {
-	switch {
-	case e == nil || e.Unknown:
-		return "ended while nobody watched (the machine restarted, or the engine's state was lost)"
-	case e.OOM && limits.MemoryMax > 0:
-		return fmt.Sprintf("out of memory: it reached its limit of %s (exit code %d)", bytesText(limits.MemoryMax), e.Code)
-	case e.OOM:
-		return fmt.Sprintf("out of memory (exit code %d)", e.Code)
-	case e.Code > 128 && e.Code < 128+65:
-		return fmt.Sprintf("ended by signal %d (exit code %d)", e.Code-128, e.Code)
-	default:
-		return fmt.Sprintf("ended with exit code %d", e.Code)
-	}
 }
 
 // bytesText writes a size as people do.

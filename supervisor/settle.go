@@ -86,7 +86,7 @@ func (s *Supervisor) takeOver(name string, svc *Service, st container.Status, no
 	switch {
 	case exit == nil || exit.Unknown:
 		code := -1
-		s.journal.add(entry{event: record.Event{At: now, Kind: record.Stopped, Service: name, ExitCode: &code, Reason: exitSentence(nil, svc.Spec.Limits)}})
+		s.journal.add(entry{event: record.Event{At: now, Kind: record.Stopped, Service: name, ExitCode: &code, Reason: exitReason(nil, svc.Spec.Limits).String()}})
 		s.history[name] = s.history[name].forgive()
 	case !exit.At.After(p.lastEnd):
 		// Already written down by the daemon that saw it.
@@ -94,7 +94,7 @@ func (s *Supervisor) takeOver(name string, svc *Service, st container.Status, no
 		code := exit.Code
 		s.journal.add(entry{event: record.Event{At: exit.At, Kind: record.Stopped, Service: name, ExitCode: &code, Reason: "it had been asked to stop"}})
 	default:
-		s.failed(svc, *exit, exitSentence(exit, svc.Spec.Limits)+" while the supervisor did not run")
+		s.failed(svc, *exit, because("unseen").behind(exitReason(exit, svc.Spec.Limits)))
 	}
 }
 
@@ -114,13 +114,14 @@ func (s *Supervisor) tellReadiness(name string, svc *Service, st container.Statu
 	case ok:
 		s.tell(record.ProbePassed, name, "ready", now)
 	case st.State == container.Running && h.WasReady:
-		s.tell(record.ProbeFailed, name, why, now)
+		s.tell(record.ProbeFailed, name, why.String(), now)
 	}
 }
 
 // tellSuppressed journals a restart that is held back, once per reason.
 func (s *Supervisor) tellSuppressed(now time.Time) {
-	for name, why := range s.decision.Suppressed {
+	for name, held := range s.decision.Suppressed {
+		why := held.String()
 		if _, told := s.suppressed[name]; !told {
 			s.tell(record.Suppressed, name, why, now)
 		}

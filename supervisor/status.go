@@ -56,12 +56,14 @@ type ServiceStatus struct {
 	MemoryLimit int64     `json:"memoryLimit"`
 	CPUSeconds  float64   `json:"cpuSeconds"`
 	Healthy     bool      `json:"healthy"`
-	Why         string    `json:"why,omitempty"` // why not ready, in a sentence
-	Next        time.Time `json:"next,omitzero"` // next start in backoff or failing
+	Why         string    `json:"why,omitempty"`   // why not ready, in an English sentence
+	Cause       *Reason   `json:"cause,omitempty"` // the same as a code with its arguments
+	Next        time.Time `json:"next,omitzero"`   // next start in backoff or failing
 	Image       string    `json:"image,omitempty"`
 	// RestartPending says what a newer Tarima would do otherwise at the next
 	// requested restart.
 	RestartPending string        `json:"restartPending,omitempty"`
+	PendingCause   *Reason       `json:"pendingCause,omitempty"` // the same as a code
 	Reduced        []string      `json:"reduced,omitempty"`
 	LogTail        []string      `json:"logTail,omitempty"` // of the last failure
 	Progress       *PullProgress `json:"progress,omitempty"`
@@ -77,7 +79,8 @@ type PullProgress struct {
 // JobStatus is one initialisation step.
 type JobStatus struct {
 	record.JobRecord
-	Why string `json:"why,omitempty"` // why it does not run yet
+	Why   string  `json:"why,omitempty"`   // why it does not run yet, in an English sentence
+	Cause *Reason `json:"cause,omitempty"` // the same as a code with its arguments
 }
 
 // StepStatus is one line of `tarima plan`.

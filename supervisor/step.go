@@ -46,13 +46,14 @@ type Step struct {
 	Name   string // service or job; "" for network
 	Image  string // pull: the reference
 	Cause  Cause
-	Reason string // for people
+	Reason string // for people, in English
+	why    Reason // the same, of a stop
 }
 
 // Wait says what keeps a service or job from going on.
 type Wait struct {
 	State State
-	Why   string
+	Why   Reason
 	Until time.Time // zero: for something to happen
 }
 
@@ -66,7 +67,7 @@ type Decision struct {
 	Waits map[string]Wait
 	// Suppressed are restarts for failed probes that are due and held back,
 	// with the reason.
-	Suppressed map[string]string
+	Suppressed map[string]Reason
 }
 
 // Operation is a step that is on its way.

@@ -91,7 +91,7 @@ func (s *Supervisor) stopped(step Step) {
 		h := s.history[name]
 		h.ExitCode = code
 		s.history[name] = h
-		s.countFailure(name, now, step.Reason)
+		s.countFailure(name, now, step.why)
 		s.journal.add(entry{
 			event:  record.Event{At: now, Kind: record.ExitedEvent, Service: name, ExitCode: code, Reason: "stopped for its health: " + step.Reason},
 			tailOf: st.ID,
@@ -186,8 +186,8 @@ func (s *Supervisor) left() string {
 	}
 	for name, st := range s.observed {
 		if st.State == container.Running {
-			if w := s.decision.Waits[name]; w.Why != "" {
-				return name + " still runs: " + w.Why
+			if w := s.decision.Waits[name]; !w.Why.none() {
+				return name + " still runs: " + w.Why.String()
 			}
 			return name + " still runs"
 		}

@@ -70,7 +70,7 @@ type Supervisor struct {
 	inFlight map[string]Operation // of services and jobs
 	// background are operations of the site as a whole: lists, network, pulls, routes.
 	background map[string]Operation
-	overdue    map[string]string // sentences about operations past their deadline
+	overdue    map[string]Reason // about operations past their deadline
 	images     map[string]ImageState
 	intents    map[string]record.Intent
 	jobs       map[string]record.JobRecord
@@ -138,7 +138,7 @@ func New(cfg Config) (*Supervisor, error) {
 		lastOOM:    map[string]time.Time{},
 		inFlight:   map[string]Operation{},
 		background: map[string]Operation{},
-		overdue:    map[string]string{},
+		overdue:    map[string]Reason{},
 		images:     map[string]ImageState{},
 		intents:    map[string]record.Intent{},
 		jobs:       map[string]record.JobRecord{},

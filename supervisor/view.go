@@ -24,7 +24,7 @@ const (
 )
 
 // state says how a service is, why, and when it goes on by itself.
-func (s *Supervisor) state(name string, svc *Service) (State, string, time.Time) {
+func (s *Supervisor) state(name string, svc *Service) (State, Reason, time.Time) {
 	st := s.observed[name]
 	if op, busy := s.inFlight[name]; busy {
 		switch op.Action {
@@ -43,13 +43,13 @@ func (s *Supervisor) state(name string, svc *Service) (State, string, time.Time)
 		ok, _, why := readiness(svc, st, h)
 		held := s.decision.Suppressed[name]
 		switch {
-		case ok && held != "":
+		case ok && !held.none():
 			return StateReady, held, time.Time{}
 		case ok && waits:
 			return StateReady, w.Why, time.Time{} // its replacement waits
 		case ok:
-			return StateReady, "", time.Time{}
-		case held != "":
+			return StateReady, Reason{}, time.Time{}
+		case !held.none():
 			why = held
 		}
 		if h.WasReady {
@@ -61,9 +61,9 @@ func (s *Supervisor) state(name string, svc *Service) (State, string, time.Time)
 		return w.State, w.Why, w.Until
 	}
 	if s.observed == nil {
-		return StateWaiting, "what runs is not known yet", time.Time{}
+		return StateWaiting, because("unknown-yet"), time.Time{}
 	}
-	return StateStarting, "", time.Time{}
+	return StateStarting, Reason{}, time.Time{}
 }
 
 // publish notes what changed in a turn for those who ask or wait.
@@ -167,8 +167,8 @@ func (s *Supervisor) Status() SiteStatus {
 	for _, sentence := range s.troubles {
 		out.Trouble = append(out.Trouble, sentence)
 	}
-	for _, sentence := range s.overdue {
-		out.Trouble = append(out.Trouble, sentence)
+	for _, why := range s.overdue {
+		out.Trouble = append(out.Trouble, why.String())
 	}
 	sort.Strings(out.Trouble)
 	if s.site == nil {
@@ -193,7 +193,7 @@ func (s *Supervisor) serviceStatus(svc *Service, now time.Time) ServiceStatus {
 	use := s.usage.byName[name]
 	out := ServiceStatus{
 		Name: name, State: state, Since: now, Restarts: h.Restarts,
-		MemoryLimit: svc.Spec.Limits.MemoryMax, Why: why, Next: next, Image: svc.Spec.Image,
+		MemoryLimit: svc.Spec.Limits.MemoryMax, Next: next, Image: svc.Spec.Image,
 	}
 	if at, ok := s.since[name]; ok && at.state == state {
 		out.Since = at.at
@@ -206,17 +206,19 @@ func (s *Supervisor) serviceStatus(svc *Service, now time.Time) ServiceStatus {
 		}
 		live := s.health[name].Liveness
 		out.Healthy = state == StateReady && (!live.Known || live.OK)
-		if state == StateReady && out.Why == "" && live.Known && !live.OK {
-			out.Why = "gives no sign of life: " + live.Why
+		if state == StateReady && why.none() && live.Known && !live.OK {
+			why = because("hung-now", "Answer", live.Why)
 		}
-		out.RestartPending = pending(svc, st)
+		out.PendingCause = pending(svc, st).told()
+		out.RestartPending = pending(svc, st).String()
 	}
 	if h.Failures > 0 {
 		out.LogTail = h.LogTail
-		if out.Why == "" && state != StateReady {
-			out.Why = "last: " + h.Why
+		if why.none() && state != StateReady {
+			why = because("last").behind(h.Why)
 		}
 	}
+	out.Why, out.Cause = why.String(), why.told()
 	if image := s.images[svc.Spec.Image]; image.Pulling && state == StatePulling {
 		progress := image.Progress
 		out.Progress = &progress
@@ -226,21 +228,21 @@ func (s *Supervisor) serviceStatus(svc *Service, now time.Time) ServiceStatus {
 
 // pending says that the running container was made by another version, which
 // filled the same wishes in another way. It is not replaced for that.
-func pending(svc *Service, st container.Status) string {
+func pending(svc *Service, st container.Status) Reason {
 	if st.Labels[container.LabelHash] != svc.Hash {
-		return ""
+		return Reason{}
 	}
 	var was, is container.Spec
 	if json.Unmarshal([]byte(st.Labels[container.LabelSpec]), &was) != nil ||
 		json.Unmarshal([]byte(svc.Spec.Labels[container.LabelSpec]), &is) != nil {
-		return ""
+		return Reason{}
 	}
 	was.Limits, is.Limits = container.Limits{}, container.Limits{}
 	was.Image, is.Image = "", "" // one of them may already name its digest
 	if hashOf(was) == hashOf(is) && st.Labels[container.LabelFiles] == svc.Spec.Labels[container.LabelFiles] {
-		return ""
+		return Reason{}
 	}
-	return "this version of Tarima would start it with other details than the one that did"
+	return because("other-details")
 }
 
 func (s *Supervisor) jobStatus(j *Job) JobStatus {
@@ -254,10 +256,11 @@ func (s *Supervisor) jobStatus(j *Job) JobStatus {
 		return out
 	}
 	if w, ok := s.decision.Waits[name]; ok {
-		out.Why = w.Why
+		why := w.Why
 		if !w.Until.IsZero() && w.State != StateWaiting {
-			out.Why += fmt.Sprintf(" (tried again at %s)", w.Until.UTC().Format("15:04:05Z"))
+			why = because("tried-again", "At", clock(w.Until)).behind(why)
 		}
+		out.Why, out.Cause = why.String(), why.told()
 	}
 	return out
 }

@@ -203,7 +203,7 @@ func (r *runner) showStatus(s supervisor.SiteStatus, last string) string {
 	}
 	var all strings.Builder
 	for _, service := range s.Services {
-		line := strings.TrimRight(fmt.Sprintf("%s: %s %s", service.Name, r.say("state."+string(service.State)), service.Why), " ") + "\n"
+		line := strings.TrimRight(fmt.Sprintf("%s: %s %s", service.Name, r.say("state."+string(service.State)), r.why(service.Why, service.Cause)), " ") + "\n"
 		all.WriteString(line)
 		if !before[line] {
 			fmt.Fprint(r.out, line)

@@ -177,13 +177,13 @@ func (c *cli) healthText(s supervisor.ServiceStatus, now time.Time) string {
 		parts = append(parts, fmt.Sprintf("%s %s / %s", p.Phase, bytesText(p.Done), bytesText(p.Total)))
 	}
 	if s.Why != "" {
-		parts = append(parts, s.Why)
+		parts = append(parts, c.why(s.Why, s.Cause))
 	}
 	if !s.Next.IsZero() && s.Next.After(now) {
 		parts = append(parts, c.say("status.next", values{"In": ageText(s.Next.Sub(now))}))
 	}
 	if s.RestartPending != "" {
-		parts = append(parts, c.say("status.restartPending", values{"Why": s.RestartPending}))
+		parts = append(parts, c.say("status.restartPending", values{"Why": c.why(s.RestartPending, s.PendingCause)}))
 	}
 	if len(parts) == 0 && s.Healthy {
 		return c.say("status.healthy")
@@ -204,9 +204,9 @@ func (c *cli) printJobs(w io.Writer, jobs []supervisor.JobStatus, now time.Time)
 		if job.State == record.JobFailedFor {
 			color = red
 		}
-		why := job.Why
-		if job.Message != "" {
-			why = job.Message
+		why := c.why(job.Why, job.Cause)
+		if job.Message != "" && !strings.Contains(job.Why, job.Message) { // what waits now has another reason
+			why = strings.TrimSuffix(job.Message+"; "+why, "; ")
 		}
 		rows = append(rows, []cell{
 			{text: job.Name}, {c.say("job." + string(job.State)), color}, {text: sinceText(job.Started, now)}, {text: why},
