@@ -69,7 +69,7 @@ func (x *exchange) serve(l listener) {
 		x.page(no.status, no.page)
 		return
 	}
-	if r.URL.Path == healthPath && peerAddr(r.RemoteAddr).IsLoopback() {
+	if r.URL.Path == healthPath && x.client.local {
 		x.w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		_, _ = x.w.Write([]byte("ok\n")) // the asker is free to go away
 		return
@@ -85,7 +85,9 @@ func (x *exchange) serve(l listener) {
 		x.unknownHost()
 		return
 	}
-	if x.s.httpsPort != 0 && x.client.proto == "http" {
+	// Behind a web server it is for that one to redirect: a second opinion
+	// can only make a loop.
+	if x.s.httpsPort != 0 && x.client.proto == "http" && !x.s.trust.current.Load().behind {
 		x.redirect("https://"+withPort(d.host.Name, x.s.httpsPort)+r.URL.RequestURI(), http.StatusPermanentRedirect)
 		return
 	}
@@ -371,7 +373,7 @@ func (x *exchange) log() {
 	}
 	// The query is left out: it may hold secrets.
 	attrs := []slog.Attr{
-		slog.String("client", x.client.addr.String()),
+		slog.String("client", x.client.name()),
 		slog.String("method", x.r.Method),
 		slog.String("host", x.r.Host),
 		slog.String("path", x.r.URL.Path),

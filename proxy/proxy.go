@@ -8,6 +8,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -18,6 +19,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -40,6 +42,7 @@ type server struct {
 	room      *waitingRoom
 	events    *eventLog
 	keeper    *certs.Keeper
+	trust     *trust
 	upstreams *upstreams
 	buffers   *buffers
 	nobody    *gate // of addresses that belong to no service
@@ -79,7 +82,7 @@ func newServer(cfg Config) (*server, error) {
 	s := &server{
 		cfg: cfg, logger: cfg.Logger, instance: rand.Text(), since: time.Now().UTC(),
 		room: newWaitingRoom(cfg.Hold), events: newEventLog(),
-		upstreams: newUpstreams(cfg.Limits), buffers: newBuffers(), nobody: newGate(serviceKey{}),
+		trust: newTrust(cfg.Trusted), upstreams: newUpstreams(cfg.Limits), buffers: newBuffers(), nobody: newGate(serviceKey{}),
 		proxyLog: slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
 	}
 	s.base, s.cut = context.WithCancel(context.Background())
@@ -124,6 +127,7 @@ func (s *server) recall() error {
 // routes are, and signs new ones ahead of the first visitor.
 func (s *server) certify(snapshot routes.Snapshot) {
 	s.trouble.set("recall", nil)
+	s.trust.set(snapshot)
 	names := make([]string, len(snapshot.Hosts))
 	for i, h := range snapshot.Hosts {
 		names[i] = h.Name
@@ -183,7 +187,7 @@ func (s *server) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	listeners, err := openListeners(&s.cfg, newConnectionLimits(s.cfg.Limits))
+	listeners, err := openListeners(&s.cfg, newConnectionLimits(&s.cfg, s.trust))
 	if err != nil {
 		_ = control.Close() // the first error is told
 		_ = os.Remove(s.cfg.Socket)
@@ -191,7 +195,7 @@ func (s *server) run(ctx context.Context) error {
 	}
 	for _, l := range listeners {
 		if l.tls && s.httpsPort == 0 {
-			s.httpsPort = l.port
+			s.httpsPort = cmp.Or(l.port, 443)
 			if s.cfg.PublicPort != 0 {
 				s.httpsPort = s.cfg.PublicPort
 			}
@@ -251,13 +255,17 @@ func (s *server) run(ctx context.Context) error {
 	stopWatching()
 	s.finish(servers, s.cfg.Grace)
 	_ = os.Remove(s.cfg.Socket) // a left one is replaced at the next start
+	if s.cfg.Store == "" {
+		removeDoors(listeners)
+	}
 	return err
 }
 
 // openControl takes over the control socket of a predecessor, or opens one.
 func (s *server) openControl() (*net.UnixListener, error) {
 	for i, l := range s.cfg.Listeners {
-		if u, ok := l.(*net.UnixListener); ok {
+		// Others are doors, of this configuration or of the one before.
+		if u, ok := l.(*net.UnixListener); ok && strings.HasPrefix(u.Addr().String(), s.cfg.Socket) {
 			u.SetUnlinkOnClose(false)
 			s.cfg.Listeners = append(s.cfg.Listeners[:i:i], s.cfg.Listeners[i+1:]...)
 			return u, nil
@@ -398,6 +406,7 @@ func (s *server) publicServer(l listener) *http.Server {
 		MaxHeaderBytes: max(64<<10, 2*s.cfg.Limits.Head),
 		ErrorLog:       s.proxyLog,
 		BaseContext:    func(net.Listener) context.Context { return s.base },
+		ConnContext:    withGuest,
 		Protocols:      protocols,
 		HTTP2:          &http.HTTP2Config{MaxConcurrentStreams: 128, MaxReceiveBufferPerStream: h2Window},
 		// "OPTIONS *" is not for us either.
