@@ -50,7 +50,7 @@ func (s *server) handle(l listener) http.Handler {
 		control := http.NewResponseController(rw)
 		x := &exchange{
 			s: s, r: r, start: time.Now(), table: s.board.current.Load(),
-			w:      &writer{ResponseWriter: rw, control: control, pace: pace{limits: &s.cfg.Limits}},
+			w:      &writer{ResponseWriter: rw, control: control, pace: pace{limits: &s.cfg.Limits}, leaving: &s.leaving},
 			client: s.clientOf(r, l),
 		}
 		if r.ContentLength != 0 {
@@ -318,10 +318,11 @@ func (x *exchange) attempt(d destination, repeatable, websocket bool) (failure e
 			o.Trailer = pr.In.Trailer
 			x.client.forward(o.Header, pr.In.Host)
 		},
-		Transport:    x.s.upstreams.of(repeatable && !websocket),
-		BufferPool:   x.s.buffers,
-		ErrorLog:     x.s.proxyLog,
-		ErrorHandler: func(_ http.ResponseWriter, _ *http.Request, err error) { failure = err },
+		Transport:      x.s.upstreams.of(repeatable && !websocket),
+		ModifyResponse: x.s.gateOf(d).follow,
+		BufferPool:     x.s.buffers,
+		ErrorLog:       x.s.proxyLog,
+		ErrorHandler:   func(_ http.ResponseWriter, _ *http.Request, err error) { failure = err },
 	}
 	p.ServeHTTP(x.w, x.r)
 	return failure

@@ -97,6 +97,9 @@ func newConnectionLimits(cfg *Config, t *trust) *connectionLimits {
 	}
 }
 
+// open connections.
+func (c *connectionLimits) open() int { return len(c.slots) }
+
 func (c *connectionLimits) enter(a netip.Addr) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

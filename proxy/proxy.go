@@ -21,6 +21,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"tarima/proxy/certs"
@@ -53,6 +54,8 @@ type server struct {
 
 	remembering sync.Mutex
 	trouble     trouble
+	limits      *connectionLimits
+	leaving     atomic.Bool    // each answer closes its connection
 	requests    sync.WaitGroup // all handlers, those of websockets too
 	background  sync.WaitGroup
 	// base is the parent of all requests; cut ends it when Grace is over.
@@ -187,7 +190,8 @@ func (s *server) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	listeners, err := openListeners(&s.cfg, newConnectionLimits(&s.cfg, s.trust))
+	s.limits = newConnectionLimits(&s.cfg, s.trust)
+	listeners, err := openListeners(&s.cfg, s.limits)
 	if err != nil {
 		_ = control.Close() // the first error is told
 		_ = os.Remove(s.cfg.Socket)
@@ -337,11 +341,37 @@ func (s *server) outlast(ctx context.Context, listeners []listener, control *net
 		}
 	})
 	s.events.close()
+	s.partFrom(ctx)
 	s.end(servers, s.cfg.HandoverLimit)
 	close(ended)
 	stop()
 	s.background.Wait()
 	s.upstreams.close()
+}
+
+// partingFor is how long a kept connection has for one more request after a
+// handover. http.Server.Shutdown closes an idle one on the spot, and a request
+// that is on its way to it would be lost; the answer to one more request tells
+// the client to open another connection.
+const partingFor = 10 * time.Second
+
+// partFrom the clients of kept connections, until none is left or partingFor
+// is over.
+func (s *server) partFrom(ctx context.Context) {
+	s.leaving.Store(true)
+	over := time.NewTimer(min(partingFor, s.cfg.HandoverLimit))
+	defer over.Stop()
+	tick := time.NewTicker(followEvery)
+	defer tick.Stop()
+	for s.limits.open() > 0 {
+		select {
+		case <-tick.C:
+		case <-over.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 func (s *server) summary() string {
@@ -361,12 +391,12 @@ func (s *server) finish(servers []*http.Server, grace time.Duration) {
 	s.upstreams.close()
 }
 
-// dismiss answers the requests that wait and closes the websockets, none of
-// which would end by itself.
+// dismiss answers the requests that wait and ends websockets and streams of
+// events, none of which would end by itself.
 func (s *server) dismiss() {
 	s.room.close()
-	s.board.closeUpgraded()
-	s.nobody.closeUpgraded()
+	s.board.dismiss()
+	s.nobody.dismiss()
 }
 
 func (s *server) end(servers []*http.Server, limit time.Duration) {
@@ -387,9 +417,15 @@ func (s *server) end(servers []*http.Server, limit time.Duration) {
 	select {
 	case <-gone:
 	case <-ctx.Done():
+		s.dismiss()
+		patience := time.NewTimer(farewellFor + time.Second)
+		defer patience.Stop()
+		select {
+		case <-gone:
+		case <-patience.C:
+		}
 	}
 	s.cut()
-	s.dismiss()
 	<-gone
 }
 

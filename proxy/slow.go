@@ -133,6 +133,7 @@ type writer struct {
 	status  int
 	bytes   int64
 	hijack  func(net.Conn) net.Conn // nil: no upgrade allowed
+	leaving *atomic.Bool            // this process wants no further request on the connection
 }
 
 // Chunk of ReadFrom, so that a large file does not run under one deadline.
@@ -145,6 +146,10 @@ func (w *writer) WriteHeader(status int) {
 	// 1xx are not the answer yet.
 	if w.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
 		w.status = status
+		if w.leaving.Load() && status != http.StatusSwitchingProtocols {
+			// net/http makes a GOAWAY of it for HTTP/2.
+			w.Header().Set("Connection", "close")
+		}
 		if w.body != nil && w.body.unfinished() && w.body.request.ProtoMajor == 1 {
 			// Without it net/http would first read the rest, for as long as
 			// the client likes.
