@@ -93,8 +93,8 @@ type Hold struct {
 
 // Limits of the public side.
 type Limits struct {
-	Connections        int           // open at a time, all listeners; 0: 4000
-	ConnectionsPerAddr int           // of one IPv4 address or IPv6 /64; 0: 512 (a school is one address)
+	Connections        int           // open at a time, all listeners; 0: as many as fit the machine, 4000 on 2 GB
+	ConnectionsPerAddr int           // of one IPv4 address or IPv6 /64; 0: an eighth (a school is one address)
 	Head               int           // request line and headers in bytes; 0: 30 KiB, below uWSGI's buffer-size
 	HeadTimeout        time.Duration // TLS handshake and head; 0: 10 s
 	IdleTimeout        time.Duration // kept connection without a request; 0: 60 s
@@ -132,8 +132,8 @@ func (c *Config) complete() error {
 	fill(&c.Hold.MaxTotal, 1024)
 	fill(&c.Hold.Timeout, 20*time.Second)
 	fill(&c.Hold.MaxBytes, 32<<20)
-	fill(&c.Limits.Connections, 4000)
-	fill(&c.Limits.ConnectionsPerAddr, 512)
+	fill(&c.Limits.Connections, machineCapacity())
+	fill(&c.Limits.ConnectionsPerAddr, max(c.Limits.Connections/8, 100))
 	fill(&c.Limits.Head, 30<<10)
 	fill(&c.Limits.HeadTimeout, 10*time.Second)
 	fill(&c.Limits.IdleTimeout, 60*time.Second)

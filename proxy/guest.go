@@ -19,7 +19,7 @@ import (
 // guestRules are what connections of all doors are held to.
 type guestRules struct {
 	proxied    bool          // trusted peers begin with the PROXY protocol
-	patience   time.Duration // for its header
+	patience   time.Duration // for its header, for the handshake, for the first request
 	trust      *trust
 	logger     *slog.Logger
 	complaints *seldom
@@ -41,6 +41,9 @@ type guest struct {
 	header     proxyproto.Header
 	refused    error
 
+	ledger ledger
+	first  *time.Timer // ends a connection without a request
+
 	looked bool // the first bytes are no PROXY header; of Read alone
 
 	mu      sync.Mutex
@@ -55,7 +58,33 @@ func newGuest(c net.Conn, d door, limits *connectionLimits) *guest {
 	if !g.believed && !g.count(g.peer) {
 		return nil
 	}
+	g.ledger.since = time.Now()
+	// net/http has no bound for the first request of an HTTP/2 connection but
+	// IdleTimeout: once HeadTimeout for the handshake, once for the head.
+	g.first = time.AfterFunc(2*limits.guests.patience, func() { g.dismiss(errNoRequest) })
 	return g
+}
+
+// begin a request.
+func (g *guest) begin(r *http.Request) {
+	g.first.Stop()
+	g.ledger.request(r)
+}
+
+// end of a request. A client may hang up whenever it likes, but not ask only to
+// do so.
+func (g *guest) end(r *http.Request) {
+	if r.Context().Err() != nil && r.ProtoMajor > 1 && !g.ledger.reset() {
+		g.dismiss(errResets)
+	}
+}
+
+// dismiss cuts a connection that does what no ordinary client does.
+func (g *guest) dismiss(why error) {
+	if !errors.Is(why, errNoRequest) { // browsers open some ahead
+		g.limits.guests.complain("a connection is cut", "client", g.peerText(), "why", why)
+	}
+	_ = g.Close() // it is cut
 }
 
 // count takes a place among the connections of an address.
@@ -75,6 +104,9 @@ func (g *guest) Close() error {
 	g.mu.Lock()
 	first := !g.closed
 	g.closed = true
+	if g.first != nil {
+		g.first.Stop()
+	}
 	counted := g.counted
 	g.mu.Unlock()
 	if first {
@@ -131,6 +163,10 @@ func (g *guest) Read(p []byte) (int, error) {
 		return 0, g.refused
 	}
 	n, err := g.Conn.Read(p)
+	if !g.ledger.took(n) {
+		g.dismiss(errUnexplained)
+		return 0, errUnexplained
+	}
 	if !g.looked && n > 0 {
 		g.looked = true
 		if proxyproto.Begins(p[:n]) {

@@ -47,14 +47,20 @@ func (s *server) handle(l listener) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		s.requests.Add(1)
 		defer s.requests.Done()
+		g := guestOf(r)
+		if g != nil {
+			g.begin(r)
+			defer g.end(r)
+		}
 		control := http.NewResponseController(rw)
 		x := &exchange{
 			s: s, r: r, start: time.Now(), table: s.board.current.Load(),
-			w:      &writer{ResponseWriter: rw, control: control, pace: pace{limits: &s.cfg.Limits}, leaving: &s.leaving},
+			w:      &writer{ResponseWriter: rw, control: control, pace: pace{limits: &s.cfg.Limits}, leaving: &s.leaving, guest: g},
 			client: s.clientOf(r, l),
 		}
 		if r.ContentLength != 0 {
 			x.body = newBody(r, control, &s.cfg.Limits)
+			x.body.guest = g
 			x.w.body, r.Body = x.body, x.body
 			defer func() { _ = x.body.finish() }() // told where it matters
 		}
