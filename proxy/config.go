@@ -15,9 +15,18 @@ import (
 // Config of a proxy. Zero values take the defaults that are named.
 type Config struct {
 	// HTTP and HTTPS are the addresses to listen on, "host:port" as in
-	// net.Listen; none: off. Without HTTPS the sites are served over HTTP,
-	// otherwise HTTP only redirects.
+	// net.Listen or "unix:/path" of a socket; none: off. Without HTTPS the
+	// sites are served over HTTP, otherwise HTTP only redirects.
 	HTTP, HTTPS []string
+	// UnixMode is the file mode of such sockets (0: 0660), UnixGroup the name
+	// of the group they are given to ("": this process's), which this process
+	// must be in. Who may connect is believed as Trusted are.
+	UnixMode  fs.FileMode
+	UnixGroup string
+	// ProxyProtocol expects a PROXY protocol header, version 1 or 2, at the
+	// beginning of each connection of a trusted peer, and refuses those
+	// without. Others are clients themselves and must not send one.
+	ProxyProtocol bool
 	// PublicPort is the port of HTTPS as clients see it, for redirects and
 	// X-Forwarded-Port; 0: the port of the first HTTPS listener.
 	PublicPort int
@@ -46,7 +55,8 @@ type Config struct {
 	Hold   Hold
 	Limits Limits
 	// Trusted are the networks of proxies in front of this one, whose
-	// X-Forwarded-For and X-Forwarded-Proto are believed.
+	// X-Forwarded-For, -Proto and -Port are believed, beside those of the
+	// routes.
 	Trusted []netip.Prefix
 
 	// Handover: a value asks the proxy to start a successor, to give it all
@@ -83,8 +93,8 @@ type Hold struct {
 
 // Limits of the public side.
 type Limits struct {
-	Connections        int           // open at a time, all listeners; 0: 4000
-	ConnectionsPerAddr int           // of one IPv4 address or IPv6 /64; 0: 512 (a school is one address)
+	Connections        int           // open at a time, all listeners; 0: as many as fit the machine, 4000 on 2 GB
+	ConnectionsPerAddr int           // of one IPv4 address or IPv6 /64; 0: an eighth (a school is one address)
 	Head               int           // request line and headers in bytes; 0: 30 KiB, below uWSGI's buffer-size
 	HeadTimeout        time.Duration // TLS handshake and head; 0: 10 s
 	IdleTimeout        time.Duration // kept connection without a request; 0: 60 s
@@ -98,8 +108,8 @@ func (c *Config) complete() error {
 		return fmt.Errorf("%w: no address to listen on (HTTP, HTTPS)", ErrConfig)
 	}
 	for _, a := range append(append([]string{}, c.HTTP...), c.HTTPS...) {
-		if _, _, err := net.SplitHostPort(a); err != nil {
-			return fmt.Errorf("%w: listen address %q: %w", ErrConfig, a, err)
+		if err := checkListenAddress(a); err != nil {
+			return err
 		}
 	}
 	if c.Dir == "" || c.Socket == "" {
@@ -114,6 +124,7 @@ func (c *Config) complete() error {
 		return fmt.Errorf("%w: PublicPort %d", ErrConfig, c.PublicPort)
 	}
 	fill(&c.SocketMode, 0o600)
+	fill(&c.UnixMode, 0o660)
 	c.Logger = c.logger()
 	fill(&c.Grace, 30*time.Second)
 	fill(&c.HandoverLimit, 10*time.Minute)
@@ -121,8 +132,8 @@ func (c *Config) complete() error {
 	fill(&c.Hold.MaxTotal, 1024)
 	fill(&c.Hold.Timeout, 20*time.Second)
 	fill(&c.Hold.MaxBytes, 32<<20)
-	fill(&c.Limits.Connections, 4000)
-	fill(&c.Limits.ConnectionsPerAddr, 512)
+	fill(&c.Limits.Connections, machineCapacity())
+	fill(&c.Limits.ConnectionsPerAddr, max(c.Limits.Connections/8, 100))
 	fill(&c.Limits.Head, 30<<10)
 	fill(&c.Limits.HeadTimeout, 10*time.Second)
 	fill(&c.Limits.IdleTimeout, 60*time.Second)

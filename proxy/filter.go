@@ -100,9 +100,11 @@ func hasToken(values []string, token string) bool {
 
 // client is who sent a request and how.
 type client struct {
-	addr  netip.Addr
-	proto string // http or https
-	port  int    // that the client connected to
+	addr  netip.Addr // invalid: somebody behind a unix socket
+	proto string     // http or https
+	port  int        // that the client connected to; 0: unknown
+	// local: on this machine, by itself and not through a web server in front.
+	local bool
 }
 
 // clientOf believes the forwarding headers of trusted peers alone. It must
@@ -112,16 +114,35 @@ func (s *server) clientOf(r *http.Request, l listener) client {
 	if l.tls {
 		c.proto = "https"
 	}
-	if !s.trusts(c.addr) {
-		return c
+	trusted := s.trust.current.Load()
+	peer := c.addr
+	if g := guestOf(r); g != nil {
+		peer, c.port = g.peer, g.port()
 	}
-	if p := r.Header["X-Forwarded-Proto"]; len(p) > 0 {
-		if p := strings.ToLower(p[len(p)-1]); p == "http" || p == "https" {
-			if p != c.proto {
-				c.port = map[string]int{"http": 80, "https": 443}[p]
-			}
-			c.proto = p
+	inFront := trusted.peer(l.door, peer)
+	believed := inFront
+	if c.addr != peer {
+		// The PROXY protocol told of somebody else, whose headers these are.
+		believed = trusted.contains(c.addr)
+	}
+	c.local = c.addr == peer && (l.unix || peer.IsLoopback())
+	asked := c.proto
+	if inFront && trusted.behind {
+		// Visitors come over TLS to who is in front, whether it says so or not.
+		asked, c.port = "https", 0
+	}
+	if p := r.Header["X-Forwarded-Proto"]; believed && len(p) > 0 {
+		// As with addresses, the last one is the nearest proxy's.
+		p := strings.ToLower(strings.TrimSpace(p[len(p)-1][strings.LastIndexByte(p[len(p)-1], ',')+1:]))
+		if p == "http" || p == "https" {
+			asked = p
 		}
+	}
+	if asked != c.proto || c.port == 0 {
+		c.proto, c.port = asked, s.portOf(asked, r.Host, trusted.behind)
+	}
+	if !believed {
+		return c
 	}
 	if p := r.Header["X-Forwarded-Port"]; len(p) > 0 && isPort(p[len(p)-1]) {
 		c.port, _ = strconv.Atoi(p[len(p)-1]) // isPort has read it
@@ -131,7 +152,7 @@ func (s *server) clientOf(r *http.Request, l listener) client {
 	for _, v := range r.Header["X-Forwarded-For"] {
 		hops = append(hops, strings.Split(v, ",")...)
 	}
-	for i := len(hops) - 1; i >= 0 && s.trusts(c.addr); i-- {
+	for i := len(hops) - 1; i >= 0 && believed; i-- {
 		hop := strings.TrimSpace(hops[i])
 		a, err := netip.ParseAddr(hop)
 		if err != nil {
@@ -139,18 +160,34 @@ func (s *server) clientOf(r *http.Request, l listener) client {
 				break
 			}
 		}
-		c.addr = a.Unmap().WithZone("")
+		c.addr, c.local = a.Unmap().WithZone(""), false
+		believed = trusted.contains(c.addr)
 	}
 	return c
 }
 
-func (s *server) trusts(a netip.Addr) bool {
-	for _, p := range s.cfg.Trusted {
-		if p.Contains(a) {
-			return true
-		}
+// portOf a scheme as clients see it, when nobody tells: that of the Host
+// header behind a web server that passes it on, or the usual one.
+func (s *server) portOf(proto, host string, behind bool) int {
+	if _, port, err := net.SplitHostPort(host); behind && err == nil && isPort(port) {
+		n, _ := strconv.Atoi(port) // isPort has read it
+		return n
 	}
-	return false
+	if proto == "https" {
+		if s.cfg.PublicPort != 0 {
+			return s.cfg.PublicPort
+		}
+		return 443
+	}
+	return 80
+}
+
+// name of the client in a log.
+func (c client) name() string {
+	if !c.addr.IsValid() {
+		return "local"
+	}
+	return c.addr.String()
 }
 
 func (c client) forward(h http.Header, host string) {

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"maps"
-	"net"
 	"slices"
 	"sync"
 
@@ -21,12 +20,12 @@ type gate struct {
 	state      routes.State
 	generation uint64 // of the snapshot that set state
 	inside     int
-	owed       bool                  // a drain that was not told yet, for an elder's sake
-	upgraded   map[net.Conn]struct{} // websockets, a part of inside
+	owed       bool                 // a drain that was not told yet, for an elder's sake
+	endless    map[endless]struct{} // a part of inside
 }
 
 func newGate(key serviceKey) *gate {
-	return &gate{key: key, state: routes.Hold, upgraded: map[net.Conn]struct{}{}}
+	return &gate{key: key, state: routes.Hold, endless: map[endless]struct{}{}}
 }
 
 // enter lets a request pass when the service is ready and has an upstream.
@@ -51,44 +50,39 @@ func (g *gate) leave() (drained bool, generation uint64) {
 }
 
 // set takes over a snapshot's state. It returns whether the service is empty
-// and draining, and the websockets to close: a browser opens them again, and
-// waits then as any other request.
-func (g *gate) set(state routes.State, generation uint64) (drained bool, sockets []net.Conn) {
+// and draining, and what has to be ended: a browser opens it again, and waits
+// then as any other request.
+func (g *gate) set(state routes.State, generation uint64) (drained bool, leaving []endless) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.state, g.generation = state, generation
 	if state != routes.Draining {
 		return false, nil
 	}
-	for c := range g.upgraded {
-		sockets = append(sockets, c)
-	}
-	return g.inside == 0, sockets
+	return g.inside == 0, slices.Collect(maps.Keys(g.endless))
 }
 
-// upgrade and forget keep the list of connections that are no HTTP any more.
-// A drain that began in between closes the connection at once.
-func (g *gate) upgrade(c net.Conn) (draining bool) {
+// begin and forget keep the list of answers without end. A drain that began in
+// between ends it at once.
+func (g *gate) begin(e endless) (draining bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.upgraded[c] = struct{}{}
+	g.endless[e] = struct{}{}
 	return g.state == routes.Draining
 }
 
-func (g *gate) forget(c net.Conn) {
+func (g *gate) forget(e endless) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	delete(g.upgraded, c)
+	delete(g.endless, e)
 }
 
-func (g *gate) closeUpgraded() {
+// dismiss ends what would not end by itself.
+func (g *gate) dismiss() {
 	g.mu.Lock()
-	sockets := slices.Collect(maps.Keys(g.upgraded))
+	all := slices.Collect(maps.Keys(g.endless))
 	g.mu.Unlock()
-	// Closing TLS may have to write, and must not hold up the gate.
-	for _, c := range sockets {
-		_ = c.Close() // it is over either way
-	}
+	leaveAll(all)
 }
 
 func (g *gate) status() (state routes.State, inside int) {

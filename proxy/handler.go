@@ -47,14 +47,20 @@ func (s *server) handle(l listener) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		s.requests.Add(1)
 		defer s.requests.Done()
+		g := guestOf(r)
+		if g != nil {
+			g.begin(r)
+			defer g.end(r)
+		}
 		control := http.NewResponseController(rw)
 		x := &exchange{
 			s: s, r: r, start: time.Now(), table: s.board.current.Load(),
-			w:      &writer{ResponseWriter: rw, control: control, pace: pace{limits: &s.cfg.Limits}},
+			w:      &writer{ResponseWriter: rw, control: control, pace: pace{limits: &s.cfg.Limits}, leaving: &s.leaving, guest: g},
 			client: s.clientOf(r, l),
 		}
 		if r.ContentLength != 0 {
 			x.body = newBody(r, control, &s.cfg.Limits)
+			x.body.guest = g
 			x.w.body, r.Body = x.body, x.body
 			defer func() { _ = x.body.finish() }() // told where it matters
 		}
@@ -69,7 +75,7 @@ func (x *exchange) serve(l listener) {
 		x.page(no.status, no.page)
 		return
 	}
-	if r.URL.Path == healthPath && peerAddr(r.RemoteAddr).IsLoopback() {
+	if r.URL.Path == healthPath && x.client.local {
 		x.w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		_, _ = x.w.Write([]byte("ok\n")) // the asker is free to go away
 		return
@@ -85,7 +91,9 @@ func (x *exchange) serve(l listener) {
 		x.unknownHost()
 		return
 	}
-	if x.s.httpsPort != 0 && x.client.proto == "http" {
+	// Behind a web server it is for that one to redirect: a second opinion
+	// can only make a loop.
+	if x.s.httpsPort != 0 && x.client.proto == "http" && !x.s.trust.current.Load().behind {
 		x.redirect("https://"+withPort(d.host.Name, x.s.httpsPort)+r.URL.RequestURI(), http.StatusPermanentRedirect)
 		return
 	}
@@ -316,10 +324,11 @@ func (x *exchange) attempt(d destination, repeatable, websocket bool) (failure e
 			o.Trailer = pr.In.Trailer
 			x.client.forward(o.Header, pr.In.Host)
 		},
-		Transport:    x.s.upstreams.of(repeatable && !websocket),
-		BufferPool:   x.s.buffers,
-		ErrorLog:     x.s.proxyLog,
-		ErrorHandler: func(_ http.ResponseWriter, _ *http.Request, err error) { failure = err },
+		Transport:      x.s.upstreams.of(repeatable && !websocket),
+		ModifyResponse: x.s.gateOf(d).follow,
+		BufferPool:     x.s.buffers,
+		ErrorLog:       x.s.proxyLog,
+		ErrorHandler:   func(_ http.ResponseWriter, _ *http.Request, err error) { failure = err },
 	}
 	p.ServeHTTP(x.w, x.r)
 	return failure
@@ -371,7 +380,7 @@ func (x *exchange) log() {
 	}
 	// The query is left out: it may hold secrets.
 	attrs := []slog.Attr{
-		slog.String("client", x.client.addr.String()),
+		slog.String("client", x.client.name()),
 		slog.String("method", x.r.Method),
 		slog.String("host", x.r.Host),
 		slog.String("path", x.r.URL.Path),

@@ -165,8 +165,8 @@ func TestHandover(t *testing.T) {
 
 	// What is in flight in the first process goes on, and learns of new
 	// routes.
-	_, _ = io.WriteString(ws, "still here")
-	got := make([]byte, len("still here"))
+	_, _ = io.WriteString(ws, frame("still here"))
+	got := make([]byte, len(frame("still here")))
 	if _, err := io.ReadFull(in, got); err != nil {
 		t.Errorf("websocket after two handovers: %v", err)
 	}
@@ -181,8 +181,8 @@ func TestHandover(t *testing.T) {
 	events := NewClient(r.cfg.Socket).Events(t.Context())
 	s.Generation, s.Hosts[0].State = 3, routes.Draining
 	r.put(s)
-	if _, err := in.ReadByte(); err == nil {
-		t.Error("the websocket in the first process is still open")
+	if rest, err := io.ReadAll(in); string(rest) != string(farewell) || isTimeout(err) {
+		t.Errorf("the last words of the websocket in the first process are %q, %v", rest, err)
 	}
 	until(t, "the first process says that one is left", func() bool {
 		files, _ := filepath.Glob(filepath.Join(r.cfg.Dir, eldersDir, "*.json"))

@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"net"
 	"os"
 	"strconv"
@@ -36,6 +37,9 @@ func Inherit(cfg *Config) error {
 			// One that is no stream socket must not keep the door shut.
 			cfg.logger().Warn("an inherited descriptor is not a listening socket", "descriptor", firstDescriptor+i, "error", err)
 			continue
+		}
+		if u, ok := l.(*net.UnixListener); ok {
+			u.SetUnlinkOnClose(false) // the next process may want it as well
 		}
 		cfg.Listeners = append(cfg.Listeners, l)
 	}
@@ -89,7 +93,7 @@ func storeListeners(manager string, listeners []listener) error {
 		if err != nil {
 			return fmt.Errorf("descriptor store: %w", err)
 		}
-		err = tellManager(manager, "FDSTORE=1\nFDNAME="+storedName(l.tls, l.port), unix.UnixRights(int(f.Fd())))
+		err = tellManager(manager, "FDSTORE=1\nFDNAME="+storedName(l.tls, l.Addr()), unix.UnixRights(int(f.Fd())))
 		_ = f.Close() // the manager has its own
 		if err != nil {
 			return err
@@ -102,15 +106,22 @@ func storeListeners(manager string, listeners []listener) error {
 // both of the names that it may have.
 func unstore(manager string, l net.Listener) error {
 	return errors.Join(
-		tellManager(manager, "FDSTOREREMOVE=1\nFDNAME="+storedName(false, portOf(l.Addr())), nil),
-		tellManager(manager, "FDSTOREREMOVE=1\nFDNAME="+storedName(true, portOf(l.Addr())), nil))
+		tellManager(manager, "FDSTOREREMOVE=1\nFDNAME="+storedName(false, l.Addr()), nil),
+		tellManager(manager, "FDSTOREREMOVE=1\nFDNAME="+storedName(true, l.Addr()), nil))
 }
 
-func storedName(tls bool, port int) string {
-	if tls {
-		return "https-" + strconv.Itoa(port)
+// storedName: sd_pid_notify_with_fds(3) wants printable characters without ":".
+func storedName(tls bool, a net.Addr) string {
+	name := strconv.Itoa(portOf(a))
+	if u, ok := a.(*net.UnixAddr); ok {
+		h := fnv.New64a()
+		_, _ = h.Write([]byte(u.Name)) // a hash takes everything
+		name = "unix-" + strconv.FormatUint(h.Sum64(), 16)
 	}
-	return "http-" + strconv.Itoa(port)
+	if tls {
+		return "https-" + name
+	}
+	return "http-" + name
 }
 
 // tellManager sends a notification with descriptors, which net.UnixConn cannot

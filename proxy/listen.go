@@ -1,21 +1,17 @@
 package proxy
 
 import (
-	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"strconv"
 	"sync"
-	"syscall"
 	"time"
 )
 
 // listener is one public door.
 type listener struct {
 	net.Listener
-	tls  bool
-	port int
+	door
 }
 
 // openListeners opens what is configured, taking over those that are open
@@ -50,22 +46,14 @@ func openListeners(cfg *Config, limits *connectionLimits) (all []listener, err e
 		}
 		if l == nil {
 			var err error
-			if l, err = net.Listen("tcp", address); err != nil {
-				switch {
-				case errors.Is(err, syscall.EADDRINUSE):
-					if who := holder(portIn(address)); who != "" {
-						return fmt.Errorf("listen on %s: %s has this port: %w", address, who, err)
-					}
-					return fmt.Errorf("listen on %s: another program has this port (ss -ltnp shows which): %w", address, err)
-				case errors.Is(err, syscall.EACCES):
-					return fmt.Errorf("listen on %s: ports below 1024 need CAP_NET_BIND_SERVICE: %w", address, err)
-				}
-				return fmt.Errorf("listen on %s: %w", address, err)
+			if l, err = listenAt(cfg, address); err != nil {
+				return err
 			}
 		}
+		d := doorOf(l, tls)
 		all = append(all, listener{
-			Listener: &limitedListener{Listener: l, limits: limits, done: make(chan struct{})},
-			tls:      tls, port: portOf(l.Addr()),
+			Listener: &limitedListener{Listener: l, door: d, limits: limits, done: make(chan struct{})},
+			door:     d,
 		})
 		return nil
 	}
@@ -90,34 +78,27 @@ func portIn(address string) int {
 	return port
 }
 
-// boundTo compares a socket with an address as it stands in a configuration.
-func boundTo(l net.Listener, address string) bool {
-	bound, ok := l.Addr().(*net.TCPAddr)
-	host, port, err := net.SplitHostPort(address)
-	if !ok || err != nil || port != strconv.Itoa(bound.Port) {
-		return false
-	}
-	if host == "" {
-		return bound.IP.IsUnspecified()
-	}
-	ip := net.ParseIP(host)
-	return ip != nil && (ip.Equal(bound.IP) || ip.IsUnspecified() && bound.IP.IsUnspecified())
-}
-
 // connectionLimits are shared by all listeners.
 type connectionLimits struct {
 	slots   chan struct{}
 	perAddr int
+	guests  guestRules
 
 	mu    sync.Mutex
 	addrs map[netip.Addr]int
 }
 
-func newConnectionLimits(l Limits) *connectionLimits {
+func newConnectionLimits(cfg *Config, t *trust) *connectionLimits {
 	return &connectionLimits{
-		slots: make(chan struct{}, l.Connections), perAddr: l.ConnectionsPerAddr, addrs: map[netip.Addr]int{},
+		slots: make(chan struct{}, cfg.Limits.Connections), perAddr: cfg.Limits.ConnectionsPerAddr, addrs: map[netip.Addr]int{},
+		guests: guestRules{
+			proxied: cfg.ProxyProtocol, patience: cfg.Limits.HeadTimeout, trust: t, logger: cfg.Logger, complaints: newSeldom(complaintsEvery),
+		},
 	}
 }
+
+// open connections.
+func (c *connectionLimits) open() int { return len(c.slots) }
 
 func (c *connectionLimits) enter(a netip.Addr) bool {
 	c.mu.Lock()
@@ -138,9 +119,12 @@ func (c *connectionLimits) leave(a netip.Addr) {
 }
 
 // limitedListener accepts no more while all slots are taken: the kernel's
-// queue holds newcomers. One address with too many connections is closed on.
+// queue holds newcomers. One address with too many connections is closed on;
+// a load balancer's or web server's own address is not counted, it has the
+// connections of all its clients.
 type limitedListener struct {
 	net.Listener
+	door   door
 	limits *connectionLimits
 	done   chan struct{}
 	once   sync.Once
@@ -158,20 +142,11 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 			<-l.limits.slots
 			return nil, err
 		}
-		addr := network(peerAddr(c.RemoteAddr().String()))
-		if !l.limits.enter(addr) {
-			_ = c.Close() // refused
-			<-l.limits.slots
-			continue
+		if g := newGuest(c, l.door, l.limits); g != nil {
+			return g, nil
 		}
-		leave := sync.OnceFunc(func() {
-			l.limits.leave(addr)
-			<-l.limits.slots
-		})
-		if t, ok := c.(*net.TCPConn); ok {
-			return &limitedTCPConn{TCPConn: t, leave: leave}, nil
-		}
-		return &limitedConn{Conn: c, leave: leave}, nil
+		_ = c.Close() // refused
+		<-l.limits.slots
 	}
 }
 
@@ -189,26 +164,4 @@ func pause(l net.Listener) {
 	if d, ok := l.(interface{ SetDeadline(time.Time) error }); ok {
 		_ = d.SetDeadline(time.Unix(1, 0)) // at worst they are accepted here
 	}
-}
-
-// limitedTCPConn keeps what net/http uses of a TCP connection beside Conn:
-// ReadFrom for sendfile, CloseWrite.
-type limitedTCPConn struct {
-	*net.TCPConn
-	leave func()
-}
-
-func (c *limitedTCPConn) Close() error {
-	defer c.leave()
-	return c.TCPConn.Close()
-}
-
-type limitedConn struct {
-	net.Conn
-	leave func()
-}
-
-func (c *limitedConn) Close() error {
-	defer c.leave()
-	return c.Conn.Close()
 }

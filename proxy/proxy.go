@@ -8,6 +8,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -18,7 +19,9 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"tarima/proxy/certs"
@@ -40,6 +43,7 @@ type server struct {
 	room      *waitingRoom
 	events    *eventLog
 	keeper    *certs.Keeper
+	trust     *trust
 	upstreams *upstreams
 	buffers   *buffers
 	nobody    *gate // of addresses that belong to no service
@@ -50,6 +54,8 @@ type server struct {
 
 	remembering sync.Mutex
 	trouble     trouble
+	limits      *connectionLimits
+	leaving     atomic.Bool    // each answer closes its connection
 	requests    sync.WaitGroup // all handlers, those of websockets too
 	background  sync.WaitGroup
 	// base is the parent of all requests; cut ends it when Grace is over.
@@ -79,7 +85,7 @@ func newServer(cfg Config) (*server, error) {
 	s := &server{
 		cfg: cfg, logger: cfg.Logger, instance: rand.Text(), since: time.Now().UTC(),
 		room: newWaitingRoom(cfg.Hold), events: newEventLog(),
-		upstreams: newUpstreams(cfg.Limits), buffers: newBuffers(), nobody: newGate(serviceKey{}),
+		trust: newTrust(cfg.Trusted), upstreams: newUpstreams(cfg.Limits), buffers: newBuffers(), nobody: newGate(serviceKey{}),
 		proxyLog: slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
 	}
 	s.base, s.cut = context.WithCancel(context.Background())
@@ -124,6 +130,7 @@ func (s *server) recall() error {
 // routes are, and signs new ones ahead of the first visitor.
 func (s *server) certify(snapshot routes.Snapshot) {
 	s.trouble.set("recall", nil)
+	s.trust.set(snapshot)
 	names := make([]string, len(snapshot.Hosts))
 	for i, h := range snapshot.Hosts {
 		names[i] = h.Name
@@ -183,7 +190,8 @@ func (s *server) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	listeners, err := openListeners(&s.cfg, newConnectionLimits(s.cfg.Limits))
+	s.limits = newConnectionLimits(&s.cfg, s.trust)
+	listeners, err := openListeners(&s.cfg, s.limits)
 	if err != nil {
 		_ = control.Close() // the first error is told
 		_ = os.Remove(s.cfg.Socket)
@@ -191,7 +199,7 @@ func (s *server) run(ctx context.Context) error {
 	}
 	for _, l := range listeners {
 		if l.tls && s.httpsPort == 0 {
-			s.httpsPort = l.port
+			s.httpsPort = cmp.Or(l.port, 443)
 			if s.cfg.PublicPort != 0 {
 				s.httpsPort = s.cfg.PublicPort
 			}
@@ -251,13 +259,17 @@ func (s *server) run(ctx context.Context) error {
 	stopWatching()
 	s.finish(servers, s.cfg.Grace)
 	_ = os.Remove(s.cfg.Socket) // a left one is replaced at the next start
+	if s.cfg.Store == "" {
+		removeDoors(listeners)
+	}
 	return err
 }
 
 // openControl takes over the control socket of a predecessor, or opens one.
 func (s *server) openControl() (*net.UnixListener, error) {
 	for i, l := range s.cfg.Listeners {
-		if u, ok := l.(*net.UnixListener); ok {
+		// Others are doors, of this configuration or of the one before.
+		if u, ok := l.(*net.UnixListener); ok && strings.HasPrefix(u.Addr().String(), s.cfg.Socket) {
 			u.SetUnlinkOnClose(false)
 			s.cfg.Listeners = append(s.cfg.Listeners[:i:i], s.cfg.Listeners[i+1:]...)
 			return u, nil
@@ -329,11 +341,37 @@ func (s *server) outlast(ctx context.Context, listeners []listener, control *net
 		}
 	})
 	s.events.close()
+	s.partFrom(ctx)
 	s.end(servers, s.cfg.HandoverLimit)
 	close(ended)
 	stop()
 	s.background.Wait()
 	s.upstreams.close()
+}
+
+// partingFor is how long a kept connection has for one more request after a
+// handover. http.Server.Shutdown closes an idle one on the spot, and a request
+// that is on its way to it would be lost; the answer to one more request tells
+// the client to open another connection.
+const partingFor = 10 * time.Second
+
+// partFrom the clients of kept connections, until none is left or partingFor
+// is over.
+func (s *server) partFrom(ctx context.Context) {
+	s.leaving.Store(true)
+	over := time.NewTimer(min(partingFor, s.cfg.HandoverLimit))
+	defer over.Stop()
+	tick := time.NewTicker(followEvery)
+	defer tick.Stop()
+	for s.limits.open() > 0 {
+		select {
+		case <-tick.C:
+		case <-over.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 func (s *server) summary() string {
@@ -353,12 +391,12 @@ func (s *server) finish(servers []*http.Server, grace time.Duration) {
 	s.upstreams.close()
 }
 
-// dismiss answers the requests that wait and closes the websockets, none of
-// which would end by itself.
+// dismiss answers the requests that wait and ends websockets and streams of
+// events, none of which would end by itself.
 func (s *server) dismiss() {
 	s.room.close()
-	s.board.closeUpgraded()
-	s.nobody.closeUpgraded()
+	s.board.dismiss()
+	s.nobody.dismiss()
 }
 
 func (s *server) end(servers []*http.Server, limit time.Duration) {
@@ -379,9 +417,15 @@ func (s *server) end(servers []*http.Server, limit time.Duration) {
 	select {
 	case <-gone:
 	case <-ctx.Done():
+		s.dismiss()
+		patience := time.NewTimer(farewellFor + time.Second)
+		defer patience.Stop()
+		select {
+		case <-gone:
+		case <-patience.C:
+		}
 	}
 	s.cut()
-	s.dismiss()
 	<-gone
 }
 
@@ -398,6 +442,7 @@ func (s *server) publicServer(l listener) *http.Server {
 		MaxHeaderBytes: max(64<<10, 2*s.cfg.Limits.Head),
 		ErrorLog:       s.proxyLog,
 		BaseContext:    func(net.Listener) context.Context { return s.base },
+		ConnContext:    withGuest,
 		Protocols:      protocols,
 		HTTP2:          &http.HTTP2Config{MaxConcurrentStreams: 128, MaxReceiveBufferPerStream: h2Window},
 		// "OPTIONS *" is not for us either.

@@ -38,7 +38,8 @@ type body struct {
 	io.ReadCloser
 	control *http.ResponseController
 	request *http.Request
-	limit   int64 // 0: none; set before the first read
+	limit   int64  // 0: none; set before the first read
+	guest   *guest // nil: not of a connection
 
 	mu   sync.Mutex // held during a read: the Transport's may outlive the attempt
 	pace pace
@@ -71,6 +72,9 @@ func (b *body) Read(p []byte) (int, error) {
 	_ = b.control.SetReadDeadline(time.Time{})
 	b.pace.add(int64(n), time.Since(start))
 	read := b.read.Add(int64(n))
+	if b.guest != nil {
+		b.guest.ledger.explained.Add(int64(n) * bodyWorth)
+	}
 	switch {
 	case b.limit > 0 && read > b.limit:
 		b.err = errTooLarge
@@ -133,6 +137,8 @@ type writer struct {
 	status  int
 	bytes   int64
 	hijack  func(net.Conn) net.Conn // nil: no upgrade allowed
+	guest   *guest                  // nil: not of a connection
+	leaving *atomic.Bool            // this process wants no further request on the connection
 }
 
 // Chunk of ReadFrom, so that a large file does not run under one deadline.
@@ -145,6 +151,10 @@ func (w *writer) WriteHeader(status int) {
 	// 1xx are not the answer yet.
 	if w.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
 		w.status = status
+		if w.leaving.Load() && status != http.StatusSwitchingProtocols {
+			// net/http makes a GOAWAY of it for HTTP/2.
+			w.Header().Set("Connection", "close")
+		}
 		if w.body != nil && w.body.unfinished() && w.body.request.ProtoMajor == 1 {
 			// Without it net/http would first read the rest, for as long as
 			// the client likes.
@@ -166,6 +176,9 @@ func (w *writer) timed(write func() (int64, error)) (int64, error) {
 	_ = w.control.SetWriteDeadline(time.Time{})
 	w.pace.add(n, time.Since(start))
 	w.bytes += n
+	if w.guest != nil {
+		w.guest.ledger.explained.Add(n) // windows are opened for it
+	}
 	return n, err
 }
 
@@ -211,6 +224,9 @@ func (w *writer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		return nil, nil, err
 	}
 	w.status = http.StatusSwitchingProtocols
+	if w.guest != nil {
+		w.guest.ledger.open.Store(true)
+	}
 	var early []byte
 	if n := rw.Reader.Buffered(); n > 0 {
 		early = make([]byte, n)

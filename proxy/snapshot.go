@@ -19,6 +19,7 @@ const (
 	maxSnapshotBytes = 4 << 20
 	maxHosts         = 1000
 	maxRules         = 200  // of one host
+	maxTrusted       = 500  // networks: the greatest CDNs publish some 200
 	maxText          = 2048 // bytes of a path, URL or text
 	maxPathElements  = 64
 )
@@ -45,8 +46,11 @@ func checkSnapshot(s *routes.Snapshot) error {
 	if s.Schema < 1 || s.Schema > routes.Schema {
 		return fmt.Errorf("schema %d, this proxy reads 1 to %d", s.Schema, routes.Schema)
 	}
-	if s.TLS.Mode != "local" && s.TLS.Mode != "acme" {
-		return fmt.Errorf("tls mode %q: local or acme", s.TLS.Mode)
+	if s.TLS.Mode != "local" && s.TLS.Mode != "acme" && s.TLS.Mode != "none" {
+		return fmt.Errorf("tls mode %q: local, acme or none", s.TLS.Mode)
+	}
+	if err := checkTrusted(s.Trusted); err != nil {
+		return err
 	}
 	if s.TLS.Directory != "" {
 		if u, err := checkURL(s.TLS.Directory); err != nil || u.Scheme != "https" || u.Host == "" {
@@ -80,6 +84,19 @@ func checkSnapshot(s *routes.Snapshot) error {
 			if err := checkRule(h, &h.Rules[j], states); err != nil {
 				return fmt.Errorf("host %q: rule %d (%q): %w", h.Name, j+1, h.Rules[j].Path, err)
 			}
+		}
+	}
+	return nil
+}
+
+func checkTrusted(networks []netip.Prefix) error {
+	if len(networks) > maxTrusted {
+		return fmt.Errorf("%d trusted networks, %d are possible", len(networks), maxTrusted)
+	}
+	for _, p := range networks {
+		// An address of a connection is never IPv4 written as IPv6.
+		if !p.IsValid() || p.Addr().Is4In6() {
+			return fmt.Errorf("trusted network %q", p)
 		}
 	}
 	return nil

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -84,7 +83,7 @@ func (b *switchboard) apply(s routes.Snapshot) (applied bool, err error) {
 
 	// Doors close before the new table is seen and open after it: a request
 	// that looked at the old table is still stopped at the gate.
-	var sockets []net.Conn
+	var leaving []endless
 	for key, g := range b.gates {
 		state, wanted := states[key]
 		if !wanted {
@@ -92,7 +91,7 @@ func (b *switchboard) apply(s routes.Snapshot) (applied bool, err error) {
 		}
 		if state != routes.Ready {
 			_, open := g.set(state, s.Generation)
-			sockets = append(sockets, open...)
+			leaving = append(leaving, open...)
 		}
 	}
 	b.current.Store(t)
@@ -110,16 +109,8 @@ func (b *switchboard) apply(s routes.Snapshot) (applied bool, err error) {
 			delete(b.wanted, key)
 		}
 	}
-	if len(sockets) > 0 {
-		go closeAll(sockets)
-	}
+	leaveAll(leaving)
 	return true, nil
-}
-
-func closeAll(sockets []net.Conn) {
-	for _, c := range sockets {
-		_ = c.Close() // over either way
-	}
 }
 
 // tellDrained tells again what may have been told to a supervisor that is no
@@ -193,7 +184,8 @@ func (b *switchboard) states() []serviceState {
 	return all
 }
 
-func (b *switchboard) closeUpgraded() {
+// dismiss ends what would not end by itself, of all services.
+func (b *switchboard) dismiss() {
 	b.mu.Lock()
 	gates := make([]*gate, 0, len(b.gates))
 	for _, g := range b.gates {
@@ -201,7 +193,7 @@ func (b *switchboard) closeUpgraded() {
 	}
 	b.mu.Unlock()
 	for _, g := range gates {
-		g.closeUpgraded()
+		g.dismiss()
 	}
 }
 
