@@ -133,6 +133,8 @@ type writer struct {
 	status  int
 	bytes   int64
 	hijack  func(net.Conn) net.Conn // nil: no upgrade allowed
+
+	edits, ruleEdits edits // of the answer's headers
 }
 
 // Chunk of ReadFrom, so that a large file does not run under one deadline.
@@ -145,6 +147,8 @@ func (w *writer) WriteHeader(status int) {
 	// 1xx are not the answer yet.
 	if w.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
 		w.status = status
+		w.edits.apply(w.Header())
+		w.ruleEdits.apply(w.Header())
 		if w.body != nil && w.body.unfinished() && w.body.request.ProtoMajor == 1 {
 			// Without it net/http would first read the rest, for as long as
 			// the client likes.

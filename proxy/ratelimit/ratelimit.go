@@ -35,8 +35,24 @@ type Limit struct {
 	Every time.Duration
 }
 
-// Bucket tells budgets of one address apart. See [Table.Bucket].
+// seed of this process: nobody outside can foresee which addresses share a set.
+var seed = maphash.MakeSeed()
+
+// Bucket tells budgets of one address apart. See [BucketOf].
 type Bucket uint64
+
+// BucketOf names a budget, such as by host and limit. It holds for the life of
+// the process. Names do not collide in practice: a bucket is 64 bits of a keyed
+// hash.
+func BucketOf(names ...string) Bucket {
+	var h maphash.Hash
+	h.SetSeed(seed)
+	for _, n := range names {
+		_, _ = h.WriteString(n) // it cannot fail
+		_ = h.WriteByte(0)
+	}
+	return Bucket(h.Sum64())
+}
 
 // Table counts by the generic cell rate algorithm (ITU-T I.371): a slot holds
 // the time at which its budget would be full again. A slot is 32 bits of the
@@ -44,7 +60,6 @@ type Bucket uint64
 // that is full soonest makes place for a new address. It is safe for several
 // goroutines, and exact among them.
 type Table struct {
-	seed  maphash.Seed
 	start time.Time
 	swept atomic.Int64 // when, in ms since start
 
@@ -65,19 +80,7 @@ type slot struct {
 }
 
 // New makes an empty table.
-func New() *Table { return &Table{seed: maphash.MakeSeed(), start: time.Now()} }
-
-// Bucket names a budget, such as by host and limit. Names of one table do not
-// collide in practice: they are 64 bits of a keyed hash.
-func (t *Table) Bucket(names ...string) Bucket {
-	var h maphash.Hash
-	h.SetSeed(t.seed)
-	for _, n := range names {
-		_, _ = h.WriteString(n) // it cannot fail
-		_ = h.WriteByte(0)
-	}
-	return Bucket(h.Sum64())
-}
+func New() *Table { return &Table{start: time.Now()} }
 
 // Allow takes one request, which came now, of an address from a budget. When that is spent it
 // takes nothing, and returns after which time the next one is allowed. IPv6
@@ -102,7 +105,7 @@ func (t *Table) take(now int64, b Bucket, addr netip.Addr, l Limit, spend bool) 
 	every := max(1, l.Every.Milliseconds())
 	span := min(int64(max(1, l.Burst)), MaxSpan.Milliseconds()/every) * every
 
-	set, tag := t.place(b, addr)
+	set, tag := place(b, addr)
 	lock := &t.locks[set%stripes]
 	lock.Lock()
 	defer lock.Unlock()
@@ -132,7 +135,7 @@ func (t *Table) take(now int64, b Bucket, addr netip.Addr, l Limit, spend bool) 
 }
 
 // place returns the set and the tag of a budget of an address.
-func (t *Table) place(b Bucket, addr netip.Addr) (set uint64, tag uint32) {
+func place(b Bucket, addr netip.Addr) (set uint64, tag uint32) {
 	var key [17]byte
 	binary.LittleEndian.PutUint64(key[:], uint64(b))
 	switch addr = addr.Unmap(); {
@@ -145,7 +148,7 @@ func (t *Table) place(b Bucket, addr netip.Addr) (set uint64, tag uint32) {
 		copy(key[8:16], a[:8])
 		key[16] = 6
 	}
-	h := maphash.Bytes(t.seed, key[:])
+	h := maphash.Bytes(seed, key[:])
 	tag = uint32(h) //nolint:gosec // the lower half
 	if tag == 0 {
 		tag = 1

@@ -70,7 +70,7 @@ func TestExact(t *testing.T) {
 					e = &exact{limit: limits[k.limit]}
 					model[k] = e
 				}
-				bucket := table.Bucket("host", fmt.Sprint(k.limit))
+				bucket := BucketOf("host", fmt.Sprint(k.limit))
 				peeked, _ := table.Peek(time.Now(), bucket, addr4(k.addr), e.limit)
 				ok, wait := table.Allow(time.Now(), bucket, addr4(k.addr), e.limit)
 				wantOK, wantWait := e.allow(time.Now())
@@ -87,7 +87,7 @@ func TestExact(t *testing.T) {
 func TestWaitIsEnough(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		table, login := New(), Limit{Burst: 60, Every: 2 * time.Second}
-		b, a := table.Bucket("lms", "login"), addr4(1)
+		b, a := BucketOf("lms", "login"), addr4(1)
 		for i := range 60 {
 			if ok, _ := table.Allow(time.Now(), b, a, login); !ok {
 				t.Fatalf("request %d of 60 was refused", i+1)
@@ -117,7 +117,7 @@ func TestTimeWraps(t *testing.T) {
 	for _, before := range []time.Duration{wrap - time.Second, wrap/2 - time.Second, wrap/2 + time.Second, wrap + wrap/2, 3*wrap - 500*time.Millisecond} {
 		synctest.Test(t, func(t *testing.T) {
 			table, limit := New(), Limit{Burst: 3, Every: time.Second}
-			b := table.Bucket("x")
+			b := BucketOf("x")
 			table.Allow(time.Now(), b, addr4(9), Limit{Burst: 1, Every: 24 * time.Hour}) // one that grows old
 			time.Sleep(before)
 			for i := range 5 {
@@ -149,8 +149,8 @@ func TestAddresses(t *testing.T) {
 			}
 			return netip.MustParseAddr(s)
 		}
-		table.Allow(time.Now(), table.Bucket("x"), parse(a), once)
-		ok, _ := table.Allow(time.Now(), table.Bucket("x"), parse(b), once)
+		table.Allow(time.Now(), BucketOf("x"), parse(a), once)
+		ok, _ := table.Allow(time.Now(), BucketOf("x"), parse(b), once)
 		return !ok
 	}
 	for _, c := range []struct {
@@ -172,8 +172,8 @@ func TestAddresses(t *testing.T) {
 		}
 	}
 	table, once := New(), Limit{Burst: 1, Every: time.Hour}
-	table.Allow(time.Now(), table.Bucket("a", "b"), addr4(1), once)
-	if ok, _ := table.Allow(time.Now(), table.Bucket("ab"), addr4(1), once); !ok {
+	table.Allow(time.Now(), BucketOf("a", "b"), addr4(1), once)
+	if ok, _ := table.Allow(time.Now(), BucketOf("ab"), addr4(1), once); !ok {
 		t.Error("two names share a budget")
 	}
 }
@@ -181,7 +181,7 @@ func TestAddresses(t *testing.T) {
 // TestConcurrent: many goroutines together get what the budget has, no more.
 func TestConcurrent(t *testing.T) {
 	table, limit := New(), Limit{Burst: 100, Every: time.Hour}
-	b := table.Bucket("x")
+	b := BucketOf("x")
 	var allowed atomic.Int64
 	var all sync.WaitGroup
 	for range 8 {
@@ -206,7 +206,7 @@ func TestCrowd(t *testing.T) {
 		t.Errorf("the table has %d bytes", size)
 	}
 	table, once := New(), Limit{Burst: 1, Every: time.Hour}
-	b := table.Bucket("x")
+	b := BucketOf("x")
 	for i := range uint32(100_000) {
 		table.Allow(time.Now(), b, addr4(i), once)
 	}
@@ -232,11 +232,11 @@ func TestCrowd(t *testing.T) {
 // soonest is the one that is forgotten.
 func TestOldestGoes(t *testing.T) {
 	table := New()
-	b := table.Bucket("x")
-	set, _ := table.place(b, addr4(0))
+	b := BucketOf("x")
+	set, _ := place(b, addr4(0))
 	var together []netip.Addr
 	for i := uint32(0); len(together) < ways+1; i++ {
-		if s, _ := table.place(b, addr4(i)); s == set {
+		if s, _ := place(b, addr4(i)); s == set {
 			together = append(together, addr4(i))
 		}
 	}
@@ -257,7 +257,7 @@ func TestOldestGoes(t *testing.T) {
 // BenchmarkAllow takes from the budgets of 100,000 addresses by turns.
 func BenchmarkAllow(b *testing.B) {
 	table, login := New(), Limit{Burst: 60, Every: 2 * time.Second}
-	bucket := table.Bucket("lms", "login")
+	bucket := BucketOf("lms", "login")
 	b.ReportAllocs()
 	now := time.Now() // the proxy has read it already, for its log
 	i := uint32(0)
