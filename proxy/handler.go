@@ -40,6 +40,9 @@ type exchange struct {
 	held     time.Duration
 	deadline time.Time // of all waits, set by the first
 	note     string    // for the log: why it ended as it did
+
+	until     time.Time  // for the page of a closed site; zero: nobody knows
+	challenge *challenge // for the page that asks for work
 }
 
 // handle serves one listener.
@@ -95,6 +98,9 @@ func (x *exchange) serve(l listener) {
 	// can only make a loop.
 	if x.s.httpsPort != 0 && x.client.proto == "http" && !x.s.trust.current.Load().behind {
 		x.redirect("https://"+withPort(d.host.Name, x.s.httpsPort)+r.URL.RequestURI(), http.StatusPermanentRedirect)
+		return
+	}
+	if x.guard(d) {
 		return
 	}
 	switch {
@@ -194,7 +200,7 @@ func (x *exchange) admit(d destination) (destination, bool) {
 		if table != x.table {
 			x.table = table
 			next, ok := table.find(x.r.Host, x.r.URL.Path)
-			if !ok || next.host.Redirect != "" || next.rule != nil && (next.rule.Redirect != "" || next.rule.Root != "") {
+			if !ok || next.host.Redirect != "" || next.rule != nil && (next.rule.Redirect != "" || next.rule.Root != "" || next.rule.Status != 0) {
 				x.unknownHost()
 				return d, false
 			}

@@ -28,7 +28,10 @@ var (
 	pageStyle    = mustRead("pages/page.css")
 	pageTemplate = template.Must(template.New("page").Parse(mustRead("pages/page.html")))
 	// The style is the only thing that a page may load.
-	pagePolicy = "default-src 'none'; style-src 'sha256-" + styleSum() + "'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+	pagePolicy = "default-src 'none'; style-src '" + sourceSum("pages/page.css") + "'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+	// The page that asks for work has its program and its form beside.
+	proofProgram = mustRead("pages/proof.js")
+	proofPolicy  = strings.Replace(pagePolicy, "form-action 'none'", "script-src '"+sourceSum("pages/proof.js")+"'; form-action 'self'", 1)
 )
 
 func mustRead(name string) string {
@@ -51,13 +54,16 @@ func mustTexts() map[string]map[string]string {
 	return all
 }
 
-func styleSum() string {
-	sum := sha256.Sum256([]byte(mustRead("pages/page.css")))
-	return base64.StdEncoding.EncodeToString(sum[:])
+// sourceSum names a file for the Content-Security-Policy.
+func sourceSum(name string) string {
+	sum := sha256.Sum256([]byte(mustRead(name)))
+	return "sha256-" + base64.StdEncoding.EncodeToString(sum[:])
 }
 
 type pageSection struct {
 	Language, Title, Text, Contact string
+	Until                          string // what stands before the time
+	Script                         string // what a browser without scripts is told of a challenge
 }
 
 type pageData struct {
@@ -70,6 +76,10 @@ type pageData struct {
 	Refresh  int // seconds; 0: the page stays
 	Style    template.CSS
 	Sections []pageSection
+
+	Until     time.Time // zero: nobody knows
+	Challenge *challenge
+	Program   template.JS // that does the challenge's work
 }
 
 // retryWait tells clients when to ask again.
@@ -101,6 +111,9 @@ func (x *exchange) answer(status int, message string, refresh time.Duration) {
 	if wantsHTML(x.r) {
 		h.Set("Content-Type", "text/html; charset=utf-8")
 		h.Set("Content-Security-Policy", pagePolicy)
+		if x.challenge != nil {
+			h.Set("Content-Security-Policy", proofPolicy)
+		}
 		// Repeating anything but a GET is for the visitor to decide.
 		if x.r.Method != http.MethodGet {
 			refresh = 0
@@ -133,11 +146,14 @@ func (x *exchange) html(status int, message string, refresh time.Duration) []byt
 		SiteName: page.SiteName, Contact: page.Contact, Mail: isMail(page.Contact),
 		Status: status, Refresh: int(refresh / time.Second),
 		Style: template.CSS(pageStyle), //nolint:gosec // embedded, not input
+		Until: x.until.UTC(), Challenge: x.challenge,
+		Program: template.JS(proofProgram), //nolint:gosec // embedded, not input
 	}
 	for _, l := range languageOrder(page.Language) {
 		texts := pageTexts[l]
 		d.Sections = append(d.Sections, pageSection{
 			Language: l, Title: texts[message+".title"], Text: texts[message+".text"], Contact: texts["contact"],
+			Until: texts["until"], Script: texts["proof.script"],
 		})
 	}
 	d.Language, d.Title = d.Sections[0].Language, d.Sections[0].Title

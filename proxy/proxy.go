@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"tarima/proxy/certs"
+	"tarima/proxy/ratelimit"
 	"tarima/proxy/routes"
 )
 
@@ -47,6 +48,9 @@ type server struct {
 	upstreams *upstreams
 	buffers   *buffers
 	nobody    *gate // of addresses that belong to no service
+	limiter   *ratelimit.Table
+	passwords *passwords
+	signer    *signer
 
 	access    *slog.Logger // nil: none
 	proxyLog  *log.Logger
@@ -88,6 +92,7 @@ func newServer(cfg Config) (*server, error) {
 		trust: newTrust(cfg.Trusted), upstreams: newUpstreams(cfg.Limits), buffers: newBuffers(), nobody: newGate(serviceKey{}),
 		proxyLog: slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
 	}
+	s.limiter, s.passwords = ratelimit.New(), newPasswords()
 	s.base, s.cut = context.WithCancel(context.Background())
 	if cfg.AccessLog != nil {
 		s.access = slog.New(slog.NewJSONHandler(cfg.AccessLog, &slog.HandlerOptions{ReplaceAttr: withoutLevel}))
@@ -206,7 +211,10 @@ func (s *server) run(ctx context.Context) error {
 		}
 	}
 	s.board.elders = findElders(s.cfg.Dir)
-	if err = s.openKeeper(listeners); err == nil {
+	if s.signer, err = openSigner(s.cfg.Dir); err == nil {
+		err = s.openKeeper(listeners)
+	}
+	if err == nil {
 		defer s.keeper.Close()
 		err = s.recall()
 	}

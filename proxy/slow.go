@@ -139,6 +139,8 @@ type writer struct {
 	hijack  func(net.Conn) net.Conn // nil: no upgrade allowed
 	guest   *guest                  // nil: not of a connection
 	leaving *atomic.Bool            // this process wants no further request on the connection
+
+	edits, ruleEdits edits // of the answer's headers
 }
 
 // Chunk of ReadFrom, so that a large file does not run under one deadline.
@@ -151,6 +153,8 @@ func (w *writer) WriteHeader(status int) {
 	// 1xx are not the answer yet.
 	if w.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
 		w.status = status
+		w.edits.apply(w.Header())
+		w.ruleEdits.apply(w.Header())
 		if w.leaving.Load() && status != http.StatusSwitchingProtocols {
 			// net/http makes a GOAWAY of it for HTTP/2.
 			w.Header().Set("Connection", "close")

@@ -18,7 +18,7 @@ import (
 const (
 	maxSnapshotBytes = 4 << 20
 	maxHosts         = 1000
-	maxRules         = 200  // of one host
+	maxRules         = 500  // of one host
 	maxTrusted       = 500  // networks: the greatest CDNs publish some 200
 	maxText          = 2048 // bytes of a path, URL or text
 	maxPathElements  = 64
@@ -126,7 +126,12 @@ func checkHost(h *routes.Host, states map[serviceKey]routes.State) error {
 	} else if err := checkService(h.Site, h.Service, h.Upstream, h.State, states); err != nil {
 		return err
 	}
-	return nil
+	for _, u := range h.Upstreams {
+		if !isUpstream(u) {
+			return fmt.Errorf("upstream %q: not address:port", u)
+		}
+	}
+	return checkDoor(h)
 }
 
 // checkService also makes sure that a service is in one state only: two
@@ -152,20 +157,26 @@ func checkService(site, service, upstream string, state routes.State, states map
 }
 
 func checkRule(h *routes.Host, r *routes.Rule, states map[serviceKey]routes.State) error {
-	if r.Path != "" && r.Path[0] != '/' || len(r.Path) > maxText || strings.Count(r.Path, "/") > maxPathElements {
-		return fmt.Errorf("path: begins with / and has at most %d elements", maxPathElements)
+	if err := checkRulePath(r.Path); err != nil {
+		return err
+	}
+	if err := checkHeaders(r.Headers); err != nil {
+		return err
+	}
+	if r.Status != 0 && (r.Status < 400 || r.Status > 599) {
+		return fmt.Errorf("status %d: 400 to 599", r.Status)
 	}
 	if r.MaxBody < 0 {
 		return fmt.Errorf("maxBody %d", r.MaxBody)
 	}
 	does := 0
-	for _, field := range []string{r.Redirect, r.Root, r.Upstream + r.Service} {
-		if field != "" {
+	for _, said := range []bool{r.Redirect != "", r.Root != "", r.Upstream+r.Service != "", r.Status != 0} {
+		if said {
 			does++
 		}
 	}
-	if does > 1 || (r.Rewrite != "" && (r.Redirect != "" || r.Root != "")) {
-		return fmt.Errorf("only one of redirect, root and upstream; rewrite goes with upstream alone")
+	if does > 1 || (r.Rewrite != "" && (r.Redirect != "" || r.Root != "" || r.Status != 0)) {
+		return fmt.Errorf("only one of redirect, root, status and upstream; rewrite goes with upstream alone")
 	}
 	if r.Redirect != "" {
 		if u, err := checkURL(r.Redirect); err != nil || (u.Host == "" && !strings.HasPrefix(r.Redirect, "/")) {
@@ -193,6 +204,13 @@ func checkRule(h *routes.Host, r *routes.Rule, states map[serviceKey]routes.Stat
 	}
 	if r.Upstream != "" && !isUpstream(r.Upstream) {
 		return fmt.Errorf("upstream %q: not address:port", r.Upstream)
+	}
+	return nil
+}
+
+func checkRulePath(path string) error {
+	if path != "" && path[0] != '/' || len(path) > maxText || strings.Count(path, "/") > maxPathElements {
+		return fmt.Errorf("path: begins with / and has at most %d elements", maxPathElements)
 	}
 	return nil
 }

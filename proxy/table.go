@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strings"
 
+	"tarima/proxy/ratelimit"
 	"tarima/proxy/routes"
 )
 
@@ -17,8 +18,16 @@ type table struct {
 
 type host struct {
 	routes.Host
-	gate  *gate // nil for a redirect
-	rules []rule
+	gate      *gate // nil for a redirect
+	rules     []rule
+	ruleIndex pathIndex
+
+	secure, plain edits // of answers over HTTPS and over HTTP
+	limits        []limit
+	limitIndex    pathIndex
+	authBucket    ratelimit.Bucket
+	anyHash       routes.Secret // for users that do not exist
+	cookieDomain  string
 }
 
 type rule struct {
@@ -26,6 +35,7 @@ type rule struct {
 	elements []string // of Path, nil for ""
 	prefix   bool
 	gate     *gate // of the rule's own service
+	edits    edits
 }
 
 // destination is where one request goes.
@@ -40,25 +50,42 @@ type destination struct {
 
 func newTable(s routes.Snapshot, gateOf func(serviceKey) *gate) *table {
 	t := &table{snapshot: s, hosts: make(map[string]*host, len(s.Hosts))}
+	names := map[string][]string{} // of each site
 	for _, h := range s.Hosts {
-		e := &host{Host: h}
+		names[h.Site] = append(names[h.Site], h.Name)
+	}
+	for _, h := range s.Hosts {
+		e := &host{Host: h, cookieDomain: cookieDomain(h.Name, names[h.Site])}
+		e.secure, e.plain = hostEdits(&h)
+		e.limits, e.limitIndex = newLimits(&h)
+		if h.Auth != nil {
+			e.authBucket, e.anyHash = ratelimit.BucketOf(h.Site, h.Name, "", "auth"), costliest(h.Auth.Users)
+		}
 		if h.Redirect == "" {
 			e.gate = gateOf(serviceKey{h.Site, h.Service})
 		}
 		for _, r := range h.Rules {
-			c := rule{Rule: r}
-			if r.Path != "" {
-				c.prefix = r.Path != "/" && strings.HasSuffix(r.Path, "/")
-				c.elements = strings.Split(strings.TrimSuffix(r.Path[1:], "/"), "/")
-			}
+			c := newRule(r)
 			if r.Service != "" {
 				c.gate = gateOf(serviceKey{h.Site, r.Service})
 			}
 			e.rules = append(e.rules, c)
 		}
+		elements := make([][]string, len(e.rules))
+		for i := range e.rules {
+			elements[i] = e.rules[i].elements
+		}
+		e.ruleIndex = newPathIndex(elements)
 		t.hosts[h.Name] = e
 	}
 	return t
+}
+
+func newRule(r routes.Rule) rule {
+	return rule{
+		Rule: r, elements: pathElements(r.Path), edits: newEdits(r.Headers),
+		prefix: len(r.Path) > 1 && strings.HasSuffix(r.Path, "/"),
+	}
 }
 
 // find returns the destination of a request, or false for a host that is not
@@ -69,7 +96,7 @@ func (t *table) find(hostHeader, path string) (destination, bool) {
 		return destination{}, false
 	}
 	d := destination{host: h, gate: h.gate, upstream: h.Upstream, maxBody: h.MaxBody}
-	for i := range h.rules {
+	for _, i := range h.ruleIndex.candidates(path) {
 		r := &h.rules[i]
 		rest, ok := r.match(path)
 		if !ok {

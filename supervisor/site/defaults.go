@@ -30,9 +30,7 @@ const DefaultHold = 30 * time.Second
 // changes nothing at all.
 func Defaults(c Config, h Host) Config {
 	s := &c.Site
-	fill(&s.Studio, "studio."+s.Host)
-	fill(&s.Apps, "apps."+s.Host)
-	fill(&s.Search, "meilisearch."+s.Host)
+	hostDefaults(s)
 	fill(&s.Name, "Open edX")
 	fill(&s.Contact, "contact@"+s.Host)
 	fill(&s.Language, "en")
@@ -81,6 +79,12 @@ func Defaults(c Config, h Host) Config {
 	}
 	fill(&c.Mail.From, s.Contact)
 	return c
+}
+
+func hostDefaults(s *Site) {
+	fill(&s.Studio, "studio."+s.Host)
+	fill(&s.Apps, "apps."+s.Host)
+	fill(&s.Search, "meilisearch."+s.Host)
 }
 
 func fill(s *string, value string) {

@@ -2,7 +2,6 @@ package site
 
 import (
 	"net/url"
-	"slices"
 	"strings"
 )
 
@@ -86,10 +85,14 @@ func (p *Proxy) target(from string) (name string, ok bool) {
 	return to, true
 }
 
-// nearestHost is for a name that is not ours.
+// nearestHost is the name of ours that one which is not ours resembles most:
+// that of the same first label, if there is one.
 func nearestHost(name string, ours []string) string {
-	if slices.Contains(ours, name) {
-		return ""
+	first, _, _ := strings.Cut(name, ".")
+	for _, h := range ours {
+		if label, _, _ := strings.Cut(h, "."); label == first {
+			return h
+		}
 	}
 	return Nearest(name, ours)
 }

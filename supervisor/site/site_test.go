@@ -132,8 +132,10 @@ func TestDefaults(t *testing.T) {
 			Search: "meilisearch.learn.example.org", Name: "Open edX", Contact: "contact@learn.example.org",
 			Language: "en", Languages: []string{"en"}, Timezone: "UTC", Release: "ulmo",
 		},
-		Proxy: Proxy{HTTP: ":80", HTTPS: ":443", TLS: TLSACME, Email: "contact@learn.example.org", Hold: new(30 * time.Second),
-			Compress: new(true), Block: Block{Usual: new(true)}, Log: AccessLog{Slow: new(3 * time.Second)}},
+		Proxy: Proxy{
+			HTTP: ":80", HTTPS: ":443", TLS: TLSACME, Email: "contact@learn.example.org", Hold: new(30 * time.Second),
+			Compress: new(true), Block: Block{Usual: new(true)}, Log: AccessLog{Slow: new(3 * time.Second)},
+		},
 		Network: Network{Range4: DefaultRange4, Range6: host.Range6, IPv6: new(true)},
 		Size:    Size{Memory: 4 * GB, Cores: 2},
 		Mail:    Mail{From: "contact@learn.example.org"},
@@ -367,6 +369,7 @@ func TestDeepNesting(t *testing.T) {
 // that a file which passes is written and read back the same.
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(full))
+	f.Add([]byte(fullDoor))
 	f.Add(Example("en"))
 	f.Add([]byte(withHost + "[[services]]\nx = [[1], {a.b.c = 1}]\n"))
 	f.Add([]byte("a.b.c = 1\n[a.b.d]\n[[a.e]]\nx = {}\n[[a.e]]\n[a.e.f]\n"))

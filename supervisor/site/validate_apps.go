@@ -98,11 +98,7 @@ func (k *checker) appTarget(c *Config, a App, at func(...string) []string) {
 		if err == nil && slices.Index(a.Address, address) < i {
 			err = fmt.Errorf("%q is there twice", address)
 		}
-		path := at("address", index(i))
-		if len(a.Address) == 1 {
-			path = at("address")
-		}
-		k.check(err, path...)
+		k.check(err, at("address", index(i))...)
 	}
 }
 

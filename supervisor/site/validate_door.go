@@ -30,6 +30,10 @@ const (
 )
 
 func (k *checker) proxy(c *Config) {
+	// Rules may speak of names that the file leaves to their defaults.
+	named := *c
+	hostDefaults(&named.Site)
+	c = &named
 	p := &c.Proxy
 	k.listeners(p, c.Site.Host)
 	k.check(checkMail(p.Email), "proxy", "email")
@@ -370,8 +374,8 @@ func (k *checker) limits(c *Config) {
 		if e := l.Every; e != 0 && (e < time.Millisecond || e > 24*time.Hour) {
 			k.check(fmt.Errorf(`%s is not allowed: "1ms" to "24h"`, e), at("every")...)
 		}
-		if b, e := time.Duration(l.Burst), l.Every; e > 0 && b > 0 && b <= 1_000_000 && e <= 24*time.Hour && b*e > 30*24*time.Hour {
-			k.check(fmt.Errorf("burst times every is %s: at most 30 days are counted", b*e), at("every")...)
+		if most := 7 * 24 * time.Hour; l.Every > 0 && l.Every <= 24*time.Hour && l.Burst > 0 && int64(l.Burst) > int64(most/l.Every) {
+			k.check(fmt.Errorf("%d times %s are more than seven days, and no address is remembered longer", l.Burst, l.Every), at("burst")...)
 		}
 		if l.Host != "" && !slices.Contains(c.served(), l.Host) {
 			k.name(l.Host, c.served(), false, at("host")...)
