@@ -14,7 +14,7 @@ type upstreams struct {
 	// kept reuses connections, for requests that may be sent twice: an
 	// application server that closes a kept connection without a word makes
 	// the first attempt fail.
-	kept *http.Transport
+	kept *direct
 	// single opens a connection for each request that must not be repeated.
 	// With kept ones, up to a quarter of the POSTs to such a server fail.
 	single *http.Transport
@@ -24,23 +24,25 @@ func newUpstreams(l Limits) *upstreams {
 	dialer := net.Dialer{Timeout: 3 * time.Second, KeepAlive: 30 * time.Second}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
-	t := &http.Transport{
-		DialContext:            dialer.DialContext,
-		DisableCompression:     true, // the client's wish passes as it is
-		MaxIdleConnsPerHost:    256,  // the default of 2 halves the throughput
-		MaxIdleConns:           1024,
-		IdleConnTimeout:        30 * time.Second,
-		ResponseHeaderTimeout:  l.Upstream,
-		ExpectContinueTimeout:  time.Second,
-		MaxResponseHeaderBytes: 256 << 10,
-		Protocols:              protocols,
+	const maxHead = 256 << 10
+	return &upstreams{
+		kept: &direct{
+			dial: dialer.DialContext, head: l.Upstream, max: maxHead,
+			idleTime: 30 * time.Second, perHost: 256, idle: map[string][]*directConn{},
+		},
+		single: &http.Transport{
+			DialContext:            dialer.DialContext,
+			DisableKeepAlives:      true,
+			DisableCompression:     true, // the client's wish passes as it is
+			ResponseHeaderTimeout:  l.Upstream,
+			ExpectContinueTimeout:  time.Second,
+			MaxResponseHeaderBytes: maxHead,
+			Protocols:              protocols,
+		},
 	}
-	single := t.Clone()
-	single.DisableKeepAlives = true
-	return &upstreams{kept: t, single: single}
 }
 
-func (u *upstreams) of(repeatable bool) *http.Transport {
+func (u *upstreams) of(repeatable bool) http.RoundTripper {
 	if repeatable {
 		return u.kept
 	}
@@ -48,7 +50,7 @@ func (u *upstreams) of(repeatable bool) *http.Transport {
 }
 
 func (u *upstreams) close() {
-	u.kept.CloseIdleConnections()
+	u.kept.close()
 	u.single.CloseIdleConnections()
 }
 

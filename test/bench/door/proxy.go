@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/pprof"
 	"strings"
 
 	"tarima/proxy"
@@ -21,7 +22,19 @@ func runProxy(ctx context.Context, args []string) error {
 	secure := f.String("https", "", "address with TLS")
 	many := f.Int("connections", 0, "open at a time; 0: as shipped")
 	authorities := f.String("authorities", "", "file with the certificates that vouch for an ACME authority")
+	profile := f.String("profile", "", "file for a profile of the processor time, written at the end")
 	_ = f.Parse(args) // it exits itself
+	if *profile != "" {
+		file, err := os.Create(*profile)
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+		if err := pprof.StartCPUProfile(file); err != nil {
+			return err
+		}
+		defer pprof.StopCPUProfile()
+	}
 	log, err := os.OpenFile(filepath.Join(*root, "access.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
@@ -54,5 +67,6 @@ func runProxy(ctx context.Context, args []string) error {
 			return errors.New("no certificate in " + *authorities)
 		}
 	}
+	proxy.TuneMemory()
 	return proxy.Run(ctx, cfg)
 }
