@@ -79,26 +79,24 @@ func hungDatabase(t *testing.T) {
 	thaw := freeze(t, database.PID)
 	frozen := time.Now()
 	freeze(t, cache.PID)
+	untouched := func() supervisor.ServiceStatus {
+		now := service(w.status(t), "mysql")
+		if now.PID != database.PID || now.State == supervisor.StateStopping || now.Restarts != database.Restarts {
+			t.Fatalf("the database was touched after %s: %+v", time.Since(frozen).Round(time.Second), now)
+		}
+		return now
+	}
 	// The same state, at the same moment: the cache is restarted ...
 	w.mustSee(t, 5*time.Minute, "redis-cache", "restarted", func(s supervisor.ServiceStatus) bool {
+		untouched()
 		return s.PID != 0 && s.PID != cache.PID && s.State == supervisor.StateReady
 	})
-	patience := time.Since(frozen)
-	if full {
-		patience = 9 * time.Minute
-	}
-	for time.Since(frozen) < patience {
-		now := service(w.status(t), "mysql")
-		if now.PID != database.PID {
-			t.Fatalf("the database was touched after %s: %+v", time.Since(frozen), now)
-		}
+	for full && time.Since(frozen) < 9*time.Minute {
+		untouched()
 		time.Sleep(time.Second)
 	}
 	// ... the database is left alone and reported.
-	now := service(w.status(t), "mysql")
-	if now.PID != database.PID || now.Restarts != database.Restarts {
-		t.Errorf("the database was touched: %+v", now)
-	}
+	now := untouched()
 	if now.State != supervisor.StateUnready || now.Healthy || now.Why == "" {
 		t.Errorf("the database is not reported: %+v", now)
 	}
