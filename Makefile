@@ -69,7 +69,7 @@ mutation: build images ## mechanisms switched off one by one: the end-to-end tes
 	./test/mutation/run $(ONLY)
 
 .PHONY: guest
-guest: bin/runc dist/go.mod ## the rooms' tests in a Debian 12 virtual machine: systemd, cgroup v2 (GUEST=-short: a few minutes)
+guest: $(if $(filter -short,$(GUEST)),,package images) bin/runc dist/go.mod ## tests in a Debian 12 virtual machine: systemd, cgroup v2 (GUEST=-short: a few minutes)
 	./test/setup guest
 	go test -tags guest -count 1 -timeout 6h -v $(GUEST) ./test/guest/...
 

@@ -578,5 +578,11 @@ func TestSiteStopsWithoutASiteFile(t *testing.T) {
 				t.Errorf("%s behind its database: %q", app, done)
 			}
 		}
+		pass(time.Second) // the history is written behind the steps
+		for _, name := range []string{"lms", "cms", "lms-worker", "mysql", "mongodb", "redis"} {
+			if e := r.store.find(name, record.Stopped); len(e) != 1 || e[0].Reason != "the site stops" {
+				t.Errorf("the history says of the stop of %s: %+v", name, e)
+			}
+		}
 	})
 }

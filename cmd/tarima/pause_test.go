@@ -58,3 +58,16 @@ func TestPauseBetweenStarts(t *testing.T) {
 		})
 	}
 }
+
+// A daemon that cannot even remember is not started without a pause.
+func TestPauseWithoutMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin := time.Now()
+		if err := pauseBetweenStarts(t.Context(), "/dev/null/run"); err == nil {
+			t.Error("no error")
+		}
+		if took := time.Since(begin); took != startPause {
+			t.Errorf("it waited for %s, want %s", took, startPause)
+		}
+	})
+}

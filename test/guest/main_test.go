@@ -39,7 +39,11 @@ func testMain(m *testing.M) int {
 	}
 	defer guest.kill()
 	code := m.Run()
-	if err := guest.powerOff(context.Background()); err != nil {
+	err = guest.powerOff(context.Background())
+	if err == nil {
+		err = checkWitness()
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
 	}
@@ -71,6 +75,11 @@ func prepare(ctx context.Context, dir string) error {
 	}
 	if err := os.WriteFile(filepath.Join(files, "runc"), runc, 0o755); err != nil {
 		return err
+	}
+	if !testing.Short() {
+		if err := addPackage(ctx, top, files); err != nil {
+			return err
+		}
 	}
 	root, err := makeRoot(ctx, filepath.Join(top, "dist", "guest-root"))
 	if err != nil {

@@ -92,7 +92,7 @@ func makeRoot(ctx context.Context, dir string) (rootImage, error) {
 // makePayload makes a disk of the files in a folder, which the guest sees
 // as /payload.
 func makePayload(ctx context.Context, files, image string) error {
-	for _, args := range [][]string{{"truncate", "-s", "512M", image}, {"mke2fs", "-q", "-t", "ext4", "-d", files, image}} {
+	for _, args := range [][]string{{"truncate", "-s", "1G", image}, {"mke2fs", "-q", "-t", "ext4", "-d", files, image}} {
 		if out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput(); err != nil {
 			return fmt.Errorf("%s: %w: %s", args[0], err, out)
 		}

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -33,6 +34,8 @@ type guest struct {
 
 // bootScript runs in a mount namespace of its own: the guest's file system is
 // in memory and goes when the guest does. The guest's cgroups lie below ours.
+// Containers have keyrings of their own, and cgroups in which BPF programs say
+// which devices there are.
 const bootScript = `set -e
 dir=$1 root=$2 cgroup=$3
 for top in %s; do
@@ -42,7 +45,7 @@ done
 mount -t tmpfs -o mode=755 tmpfs $dir/root
 tar -x -f $root -C $dir/root --numeric-owner
 exec systemd-nspawn --quiet --directory=$dir/root --register=no --keep-unit --private-network \
-  --bind=/proc:/run/proc --bind=/sys:/run/sys --bind=$dir/shared:/test --boot
+  --system-call-filter='@keyring bpf' --bind=/proc:/run/proc --bind=/sys:/run/sys --bind=$dir/shared:/test %s --boot
 `
 
 // cgroupTops are the hierarchies in which systemd keeps processes.
@@ -53,16 +56,20 @@ func cgroupTops() []string {
 	return []string{"/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd"}
 }
 
-// boot starts a guest and waits until it is up.
-func boot(ctx context.Context, dir, root string) (*guest, error) {
-	g := &guest{dir: dir, cgroup: cgroupPrefix + strconv.Itoa(os.Getpid()), done: make(chan error, 1), console: filepath.Join(dir, "console.log")}
+// boots counts the guests of this process.
+var boots atomic.Int32
+
+// boot starts a guest and waits until it is up. options are more of
+// systemd-nspawn's.
+func boot(ctx context.Context, dir, root string, options ...string) (*guest, error) {
+	g := &guest{dir: dir, cgroup: fmt.Sprint(cgroupPrefix, os.Getpid(), ".", boots.Add(1)), done: make(chan error, 1), console: filepath.Join(dir, "console.log")}
 	for _, sub := range []string{"root", "shared"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
 			return nil, err
 		}
 	}
 	script := filepath.Join(dir, "boot")
-	if err := os.WriteFile(script, fmt.Appendf(nil, bootScript, strings.Join(cgroupTops(), " ")), 0o755); err != nil {
+	if err := os.WriteFile(script, fmt.Appendf(nil, bootScript, strings.Join(cgroupTops(), " "), strings.Join(options, " ")), 0o755); err != nil {
 		return nil, err
 	}
 	// systemd-nspawn wants a terminal; script(1) makes one.
@@ -190,7 +197,8 @@ func removeLeft() {
 		found, _ := filepath.Glob(filepath.Join(top, cgroupPrefix+"*")) // the pattern is a right one
 		for _, path := range found {
 			name := filepath.Base(path)
-			pid, err := strconv.Atoi(strings.TrimPrefix(name, cgroupPrefix))
+			number, _, _ := strings.Cut(strings.TrimPrefix(name, cgroupPrefix), ".")
+			pid, err := strconv.Atoi(number)
 			if err == nil && syscall.Kill(pid, 0) == syscall.ESRCH {
 				removeCgroup(name)
 			}
