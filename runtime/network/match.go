@@ -9,6 +9,7 @@ import (
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/xt"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -150,8 +151,8 @@ func (w *walk) judge(t *nftables.Table, r *nftables.Rule) (matches truth, v verd
 				return maybe, unclear, ""
 			case element == nil:
 				return no, goesOn, ""
-			case element.VerdictData != nil:
-				v, to = verdictOf(element.VerdictData)
+			case e.DestRegister == unix.NFT_REG_VERDICT:
+				v, to = mappedVerdict(element.Val)
 			default:
 				m.put(e.DestRegister, element.Val, nil)
 			}
@@ -182,6 +183,29 @@ func (w *walk) judge(t *nftables.Table, r *nftables.Rule) (matches truth, v verd
 		}
 	}
 	return matches, v, to
+}
+
+// mappedVerdict reads the value of a verdict map's element: a nested
+// NFTA_DATA_VERDICT with its code and, for jumps, its chain.
+func mappedVerdict(value []byte) (verdict, string) {
+	attributes, err := netlink.NewAttributeDecoder(value)
+	if err != nil {
+		return unclear, ""
+	}
+	attributes.ByteOrder = binary.BigEndian
+	v, known := expr.Verdict{}, false
+	for attributes.Next() {
+		switch attributes.Type() {
+		case unix.NFTA_VERDICT_CODE:
+			v.Kind, known = expr.VerdictKind(int32(attributes.Uint32())), true
+		case unix.NFTA_VERDICT_CHAIN:
+			v.Chain = attributes.String()
+		}
+	}
+	if attributes.Err() != nil || !known {
+		return unclear, ""
+	}
+	return verdictOf(&v)
 }
 
 // targetVerdict is what an iptables extension does with a packet.

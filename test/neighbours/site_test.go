@@ -52,10 +52,11 @@ func (h *host) outside() (pid int) {
 	// The interface is made in the outside and pushed by the machine's view of
 	// the host's process.
 	run(fmt.Sprintf("ip link set lo up; ip link add eth0 type veth peer name wan0 netns %d", h.pid))
-	run("sysctl -q net.ipv6.conf.eth0.accept_dad=0; ip addr add 192.0.2.1/24 dev eth0; ip -6 addr add 2001:db8:1::1/64 dev eth0 nodad; ip link set eth0 up;" +
+	run("sysctl -q net.ipv6.conf.eth0.addr_gen_mode=1; ip addr add 192.0.2.1/24 dev eth0; ip -6 addr add 2001:db8:1::1/64 dev eth0 nodad; ip link set eth0 up;" +
 		"ip addr add 203.0.113.80/32 dev lo; ip -6 addr add 2001:db8:80::80/128 dev lo nodad")
-	h.must("sysctl -q net.ipv6.conf.wan0.accept_dad=0; ip addr add 192.0.2.2/24 dev wan0; ip -6 addr add 2001:db8:1::2/64 dev wan0 nodad; ip link set wan0 up;" +
-		"ip route add default via 192.0.2.1; ip -6 route add default via 2001:db8:1::1")
+	h.must("sysctl -q net.ipv6.conf.wan0.addr_gen_mode=1; ip addr add 192.0.2.2/24 dev wan0; ip -6 addr add 2001:db8:1::2/64 dev wan0 nodad; ip link set wan0 up;" +
+		"ip route add default via 192.0.2.1; ip -6 route add default via 2001:db8:1::1;" +
+		"for i in $(seq 100); do ip link show wan0 | grep -q 'state UP' && exit 0; sleep 0.05; done; echo wan0 does not come up; exit 1")
 	h.serve(pid, publicPort)
 	h.serve(h.pid, publicPort)
 	return pid
