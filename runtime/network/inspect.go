@@ -141,11 +141,19 @@ func inspectRanges(h *netlink.Handle, wanted Wanted) ([]Finding, error) {
 		if err != nil {
 			return found, err
 		}
+		if len(overlaps) == 0 {
+			continue
+		}
+		setting := "range4"
+		if p.Addr().Is6() {
+			setting = "range6"
+		}
+		free := proposal(h, p)
 		for _, o := range overlaps {
 			found = append(found, Finding{
 				Code: CodeRangeInUse, Level: LevelError,
 				Text: fmt.Sprintf("The site's address range %s overlaps %s on this host.", p, o),
-				Fix:  "Choose another range in the site file.",
+				Fix:  "Choose another " + setting + " under [network] in the site file" + free + ", and then: systemctl restart tarima",
 				Args: map[string]string{"range": p.String(), "other": o.Prefix.String(), "where": o.Where},
 			})
 		}

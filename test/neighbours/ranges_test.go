@@ -20,6 +20,7 @@ func TestRangeInUse(t *testing.T) {
 	}{
 		{name: "a route", script: "ip route add 10.91.0.0/16 via 192.0.2.1", route: "10.91.0.0/16 (route by wan0)"},
 		{name: "an address", script: "ip addr add 10.91.7.77/28 dev wan0", route: "10.91.7.64/28 (route by wan0)"},
+		{name: "the whole of a private network", script: "ip route add 10.0.0.0/8 via 192.0.2.1; ip route add 172.16.0.0/12 via 192.0.2.1", route: "10.0.0.0/8 (route by wan0)"},
 		{name: "an IPv6 route", script: "ip -6 route add fd91:7::/32 via 2001:db8:1::1", route: "fd91:7::/32 (route by wan0)"},
 		{name: "a route of another table", script: "ip route add 10.91.7.0/25 via 192.0.2.1 table 77", route: "10.91.7.0/25 (route by wan0)"},
 		{name: "Docker's bridge", docker: true, route: "10.91.0.0/16 (route by docker0)"},
@@ -41,6 +42,23 @@ func TestRangeInUse(t *testing.T) {
 			err := s.network.Apply(t.Context(), s.topology)
 			if !errors.Is(err, network.ErrRangeInUse) || !strings.Contains(err.Error(), in.route) {
 				t.Errorf("apply says %v, want %s", err, in.route)
+			}
+			if f, named := find(s.findings(), network.CodeRangeInUse); named && !strings.Contains(in.name, "IPv6") {
+				// What is proposed must do.
+				free := netip.MustParsePrefix(strings.TrimSuffix(strings.Fields(f.Fix[strings.Index(f.Fix, "such as ")+len("such as "):])[0], ","))
+				if free.Bits() != s.topology.Prefix4.Bits() {
+					t.Errorf("doctor proposes %s", free)
+				}
+				proposed := s.topology
+				proposed.Prefix4, proposed.Prefix6 = free, netip.Prefix{}
+				proposed.Members, proposed.Edges, proposed.Doors, proposed.Egress = nil, nil, nil, nil
+				other := h.open(proposed)
+				if err := other.network.Apply(t.Context(), proposed); err != nil {
+					t.Errorf("the range that doctor proposes: %v", err)
+				}
+				if err := other.network.Remove(t.Context(), siteName); err != nil {
+					t.Fatal(err)
+				}
 			}
 			if f, named := find(s.findings(), network.CodeRangeInUse); !named || !strings.Contains(f.Text, in.route) {
 				t.Errorf("doctor says:%s\nwant %s", summary(s.findings()), in.route)
