@@ -5,12 +5,15 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	"tarima/proxy/routes"
@@ -114,6 +117,9 @@ func (c *Client) call(ctx context.Context, method, path string, body []byte, ans
 		return 0, err
 	}
 	resp, err := c.http.Do(req)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+		return 0, fmt.Errorf("the proxy is not running; start it with: systemctl start tarima-proxy: %w", err)
+	}
 	if err != nil {
 		return 0, err
 	}

@@ -72,9 +72,9 @@ func listenAt(cfg *Config, address string) (net.Listener, error) {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		if who := holder(portIn(address)); who != "" {
-			return nil, fmt.Errorf("listen on %s: %s has this port: %w", address, who, err)
+			return nil, fmt.Errorf("listen on %s: %s has this port; stop it, or choose another under [proxy] in the site file: %w", address, who, err)
 		}
-		return nil, fmt.Errorf("listen on %s: another program has this port (ss -ltnp shows which): %w", address, err)
+		return nil, fmt.Errorf("listen on %s: another program has this port (ss -ltnp shows which); stop it, or choose another under [proxy] in the site file: %w", address, err)
 	case errors.Is(err, syscall.EACCES):
 		return nil, fmt.Errorf("listen on %s: ports below 1024 need CAP_NET_BIND_SERVICE: %w", address, err)
 	case err != nil:

@@ -265,7 +265,7 @@ func (a *appliance) networkWanted() network.Wanted {
 	a.wishes.mu.Lock()
 	config := a.wishes.config
 	a.wishes.mu.Unlock()
-	wanted := network.Wanted{Site: defaultSite, Egress: true}
+	wanted := network.Wanted{Site: defaultSite, Egress: true, Ports: publicPorts(config.Proxy.HTTP, config.Proxy.HTTPS)}
 	for _, p := range []netip.Prefix{config.Network.Range4, config.Network.Range6} {
 		if p.IsValid() {
 			wanted.Prefixes = append(wanted.Prefixes, p)

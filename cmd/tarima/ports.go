@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -35,6 +36,25 @@ func examinePorts(addresses ...string) []control.Finding {
 			"stop that program, or give Tarima another port under [proxy] in the site file"))
 	}
 	return findings
+}
+
+// publicPorts are the ports of listening addresses that the outside is to reach:
+// those on the loopback are for this host alone.
+func publicPorts(addresses ...string) []uint16 {
+	var ports []uint16
+	for _, address := range addresses {
+		host, text, err := net.SplitHostPort(address)
+		if err != nil || host == "localhost" {
+			continue
+		}
+		if a, err := netip.ParseAddr(host); err == nil && a.IsLoopback() {
+			continue
+		}
+		if port, err := strconv.ParseUint(text, 10, 16); err == nil && port > 0 {
+			ports = append(ports, uint16(port))
+		}
+	}
+	return ports
 }
 
 // listener returns the inode of the TCP socket that listens on a port, or "".

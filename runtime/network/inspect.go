@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -33,6 +32,8 @@ const (
 	CodeForwardUFW      = "forward-ufw"
 	CodeForwardFirewall = "forward-firewalld"
 	CodeForwardLegacy   = "forward-legacy"
+	CodeForwardUnsure   = "forward-unsure"
+	CodeInputBlocked    = "input-blocked"
 	CodeForwardingOff   = "forwarding-off"
 	CodeRouterAds       = "router-advertisements-ignored"
 	CodeBridgeFilter    = "bridge-netfilter"
@@ -59,6 +60,8 @@ type Wanted struct {
 	Prefixes []netip.Prefix
 	// Egress: some member is to reach the outside.
 	Egress bool
+	// Ports are the host's TCP ports at which the outside is to reach the site.
+	Ports []uint16
 }
 
 // Inspect looks for what on this host stands in the way of a site's network,
@@ -91,7 +94,7 @@ func (n *Network) Inspect(ctx context.Context, wanted Wanted) []Finding {
 	err = n.host.do(func(h *netlink.Handle) error {
 		fs, err := inspectRanges(h, wanted)
 		add(fs, "routes", err)
-		fs, err = inspectFirewall(wanted)
+		fs, err = inspectFirewall(h, wanted)
 		add(fs, "firewall", err)
 		fs, err = inspectForwarding(h, wanted)
 		add(fs, "forwarding", err)
@@ -138,124 +141,24 @@ func inspectRanges(h *netlink.Handle, wanted Wanted) ([]Finding, error) {
 		if err != nil {
 			return found, err
 		}
+		if len(overlaps) == 0 {
+			continue
+		}
+		setting := "range4"
+		if p.Addr().Is6() {
+			setting = "range6"
+		}
+		free := proposal(h, p)
 		for _, o := range overlaps {
 			found = append(found, Finding{
 				Code: CodeRangeInUse, Level: LevelError,
 				Text: fmt.Sprintf("The site's address range %s overlaps %s on this host.", p, o),
-				Fix:  "Choose another range in the site file.",
+				Fix:  "Choose another " + setting + " under [network] in the site file" + free + ", and then: systemctl restart tarima",
 				Args: map[string]string{"range": p.String(), "other": o.Prefix.String(), "where": o.Where},
 			})
 		}
 	}
 	return found, nil
-}
-
-// inspectFirewall finds foreign rules that drop what egress needs. They are
-// looked for only when egress is wanted: edges and doors never pass the host's
-// forward hook.
-func inspectFirewall(wanted Wanted) ([]Finding, error) {
-	chains, err := listChains()
-	if errors.Is(err, ErrUnsupported) {
-		return []Finding{{
-			Code: CodeNoTables, Level: LevelError, Text: "This kernel has no nf_tables, without which Tarima cannot separate containers.",
-			Fix: "Install a kernel of version 5.2 or later with the module nf_tables.",
-		}}, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	var found []Finding
-	if _, err := os.Stat(filepath.Join(sysctlRoot, "net/bridge/bridge-nf-call-iptables")); err == nil {
-		found = append(found, Finding{
-			Code: CodeBridgeFilter, Level: LevelInfo,
-			Text: "br_netfilter is loaded: the firewall sees the traffic of bridges. Tarima uses no bridge and works with and without it.",
-		})
-	}
-	if !wanted.Egress {
-		return found, nil
-	}
-	found = append(found, forwardFindings(chains, UplinkName(wanted.Site))...)
-	// The file is the namespace's own; it lists what iptables-legacy has loaded.
-	if names, err := os.ReadFile("/proc/thread-self/net/ip_tables_names"); err == nil && slices.Contains(strings.Fields(string(names)), "filter") {
-		found = append(found, Finding{
-			Code: CodeForwardLegacy, Level: LevelInfo,
-			Text: "Rules of iptables-legacy are loaded, which cannot be read here. If they drop forwarded packets, services with egress do not reach the outside.",
-			Fix:  "Look at them with: iptables-legacy -S FORWARD",
-		})
-	}
-	return found, nil
-}
-
-func listChains() ([]*nftables.Chain, error) {
-	conn, err := openTables()
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = conn.CloseLasting() }()
-	chains, err := conn.ListChains()
-	if err != nil {
-		return nil, fmt.Errorf("list firewall chains: %w", asUnsupported(err))
-	}
-	return chains, nil
-}
-
-// forwardFindings judges the chains of a host.
-func forwardFindings(chains []*nftables.Chain, uplink string) []Finding {
-	var docker, ufw, firewalld bool
-	var dropping []string
-	for _, c := range chains {
-		switch {
-		case c.Table == nil || strings.HasPrefix(c.Table.Name, "tarima_"):
-			continue
-		case strings.HasPrefix(c.Name, "DOCKER"):
-			docker = true
-		case strings.HasPrefix(c.Name, "ufw-"), strings.HasPrefix(c.Name, "ufw6-"):
-			ufw = true
-		case c.Table.Name == "firewalld":
-			firewalld = true
-		}
-		if isForward(c) && c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop {
-			dropping = append(dropping, familyName(c.Table.Family)+" "+c.Table.Name+" "+c.Name)
-		}
-	}
-	var found []Finding
-	add := func(code, text, fix string) {
-		found = append(found, Finding{
-			Code: code, Level: LevelWarning, Text: text, Fix: fix,
-			Args: map[string]string{"interface": uplink, "chains": strings.Join(dropping, ", ")},
-		})
-	}
-	// Docker and ufw show by their chains even when switched off: the policy decides.
-	if ufw && len(dropping) > 0 {
-		add(CodeForwardUFW,
-			"ufw is active and drops forwarded packets, so that services with egress do not reach the outside.",
-			"ufw route allow in on "+uplink)
-	}
-	if docker && len(dropping) > 0 {
-		add(CodeForwardDocker,
-			"Docker has set the policy of the FORWARD chain to drop, so that services with egress do not reach the outside.",
-			"iptables -I DOCKER-USER -i "+uplink+" -j ACCEPT; iptables -I DOCKER-USER -o "+uplink+" -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT")
-	}
-	if firewalld {
-		add(CodeForwardFirewall,
-			"firewalld is active and refuses forwarded packets of interfaces in no zone that allows them, so that services with egress may not reach the outside.",
-			"firewall-cmd --permanent --zone=trusted --add-interface="+uplink+" && firewall-cmd --reload")
-	}
-	if len(dropping) > 0 && !ufw && !docker {
-		add(CodeForwardDrop,
-			"Forwarded packets are dropped by the policy of "+strings.Join(dropping, ", ")+", so that services with egress do not reach the outside.",
-			"Accept in that chain what comes in by "+uplink+", and established connections that go out by it.")
-	}
-	return found
-}
-
-func isForward(c *nftables.Chain) bool {
-	switch c.Table.Family {
-	case nftables.TableFamilyIPv4, nftables.TableFamilyIPv6, nftables.TableFamilyINet:
-		return c.Hooknum != nil && *c.Hooknum == *nftables.ChainHookForward
-	default:
-		return false // other families have other hooks under the same number
-	}
 }
 
 func familyName(f nftables.TableFamily) string {

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
 )
 
@@ -30,6 +31,7 @@ func TestForwardFindings(t *testing.T) {
 		return &nftables.Chain{Name: name, Table: ip, Hooknum: nftables.ChainHookForward, Policy: policy}
 	}
 	plain := func(name string) *nftables.Chain { return &nftables.Chain{Name: name, Table: ip} }
+	way := []example{{"wan0", netip.MustParseAddr("10.90.1.3"), anywhere4}}
 	for _, in := range []struct {
 		name   string
 		chains []*nftables.Chain
@@ -40,13 +42,23 @@ func TestForwardFindings(t *testing.T) {
 		{"plain drop", []*nftables.Chain{chain("FORWARD", &drop)}, []string{CodeForwardDrop}},
 		{"Docker", []*nftables.Chain{chain("FORWARD", &drop), plain("DOCKER-USER")}, []string{CodeForwardDocker}},
 		{"ufw", []*nftables.Chain{chain("FORWARD", &drop), plain("ufw-user-forward")}, []string{CodeForwardUFW}},
-		{"both", []*nftables.Chain{plain("ufw-user-forward"), plain("DOCKER"), chain("FORWARD", &drop)}, []string{CodeForwardUFW, CodeForwardDocker}},
-		{"firewalld", []*nftables.Chain{{Name: "filter_FORWARD", Table: &nftables.Table{Name: "firewalld", Family: nftables.TableFamilyINet}, Hooknum: nftables.ChainHookForward, Policy: &pass}}, []string{CodeForwardFirewall}},
+		{"both: a rule of ufw is enough", []*nftables.Chain{plain("ufw-user-forward"), plain("DOCKER"), chain("FORWARD", &drop)}, []string{CodeForwardUFW}},
+		{"firewalld", []*nftables.Chain{{Name: "filter_FORWARD", Table: &nftables.Table{Name: "firewalld", Family: nftables.TableFamilyINet}, Hooknum: nftables.ChainHookForward, Policy: &drop}}, []string{CodeForwardFirewall}},
 		{"our own", []*nftables.Chain{{Name: "forward", Table: &nftables.Table{Name: hostTable("default"), Family: nftables.TableFamilyINet}, Hooknum: nftables.ChainHookForward, Policy: &drop}}, nil},
 		{"other hook", []*nftables.Chain{{Name: "INPUT", Table: ip, Hooknum: nftables.ChainHookInput, Policy: &drop}}, nil},
 		{"bridge family", []*nftables.Chain{{Name: "forward", Table: &nftables.Table{Name: "filter", Family: nftables.TableFamilyBridge}, Hooknum: nftables.ChainHookForward, Policy: &drop}}, nil},
+		{"IPv6 alone", []*nftables.Chain{{Name: "FORWARD", Table: &nftables.Table{Name: "filter", Family: nftables.TableFamilyIPv6}, Hooknum: nftables.ChainHookForward, Policy: &drop}}, nil},
 	} {
-		found := forwardFindings(in.chains, "tarima01234567")
+		// Every base chain asks the others of its table in turn.
+		rules := &ruleset{chains: in.chains, rulesOf: func(c *nftables.Chain) (rules []*nftables.Rule, err error) {
+			for _, other := range in.chains {
+				if c.Hooknum != nil && other.Hooknum == nil {
+					rules = append(rules, &nftables.Rule{Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: other.Name}}})
+				}
+			}
+			return rules, nil
+		}}
+		found := forwardFindings(rules, way, "tarima01234567")
 		if !slices.Equal(codes(found), in.want) {
 			t.Errorf("%s: findings %v, want %v", in.name, codes(found), in.want)
 		}

@@ -78,6 +78,45 @@ func hostOverlaps(h *netlink.Handle, p netip.Prefix, own func(netlink.Link) bool
 	return found, nil
 }
 
+// privateRanges are where a free range is looked for: private networks first
+// (RFC 1918), then the one for carriers (RFC 6598), which a host that routes
+// all private ones to a company's network seldom has. An IPv6 range is to be
+// drawn by lot (RFC 4193, section 3.2), which is not done here.
+var privateRanges = []netip.Prefix{
+	netip.MustParsePrefix("10.0.0.0/8"),
+	netip.MustParsePrefix("172.16.0.0/12"),
+	netip.MustParsePrefix("192.168.0.0/16"),
+	netip.MustParsePrefix("100.64.0.0/10"),
+}
+
+// proposal names a range of the size of wanted that the host has no route to:
+// ", such as …", or nothing.
+func proposal(h *netlink.Handle, wanted netip.Prefix) string {
+	for _, private := range privateRanges {
+		if private.Addr().Is4() != wanted.Addr().Is4() {
+			continue
+		}
+		a := private.Addr().AsSlice()
+		for third := range 256 {
+			a[2] = byte(third)
+			addr, _ := netip.AddrFromSlice(a)
+			candidate := netip.PrefixFrom(addr, wanted.Bits()).Masked()
+			// The first of a private network is everybody's first choice.
+			if third == 0 || candidate.Bits() <= private.Bits() || candidate.Addr() == private.Addr() {
+				continue
+			}
+			found, err := hostOverlaps(h, candidate, func(netlink.Link) bool { return false })
+			if err != nil {
+				return ""
+			}
+			if len(found) == 0 {
+				return ", such as " + candidate.String() + ", which is free here"
+			}
+		}
+	}
+	return ""
+}
+
 // isUplink says whether a host's interface is the site's, also when somebody
 // has renamed it or the process that made it died before it was marked.
 func isUplink(l netlink.Link, site string) bool {
@@ -117,7 +156,7 @@ func (n *Network) checkRanges(h *netlink.Handle, p *policy) error {
 			n.warnOverlap(p.site, prefix, strings.Join(names, ", "))
 			continue
 		}
-		return fmt.Errorf("%w: %s overlaps %s; choose another range", ErrRangeInUse, prefix, strings.Join(names, ", "))
+		return fmt.Errorf("%w: %s overlaps %s; choose another range%s", ErrRangeInUse, prefix, strings.Join(names, ", "), proposal(h, prefix))
 	}
 	return nil
 }
