@@ -80,6 +80,9 @@ func (a *appliance) run(ctx context.Context, watchdog time.Duration) (err error)
 	defer func() { err = errors.Join(err, a.store.Close()) }()
 
 	wanted := a.wantedAtStart()
+	if err := a.checkOthers(wanted.config); err != nil {
+		return err
+	}
 	if a.engine, err = a.openEngine(ctx, wanted.config); err != nil {
 		return err
 	}

@@ -58,11 +58,12 @@ func (c *cli) examine(ctx context.Context) (findings []control.Finding, running 
 		running = true
 	}
 	findings = append(examineMachine(p), findings...)
+	config := site.Defaults(site.Config{}, site.Host{})
+	if parsed, err := site.Load(p.SiteFile); err == nil {
+		config = site.Defaults(parsed, site.Host{})
+	}
+	findings = append(findings, examineOthers(p, config)...)
 	if !running {
-		config := site.Defaults(site.Config{}, site.Host{})
-		if parsed, err := site.Load(p.SiteFile); err == nil {
-			config = site.Defaults(parsed, site.Host{})
-		}
 		findings = append(findings, examinePorts(config.Proxy.HTTP, config.Proxy.HTTPS)...)
 	}
 	return findings, running, nil

@@ -11,6 +11,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if os.Getenv(standInVariable) != "" {
+		standIn()
+		return
+	}
 	testscript.Main(m, map[string]func(){
 		"tarima": func() { os.Exit(Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) },
 	})

@@ -37,13 +37,15 @@ const hangupPatience = 3 * time.Second
 
 // Exec runs a command in a running container, as its user and with its
 // environment, and returns its exit code and the first 64 KiB of its two
-// outputs together. When ctx ends first the command is killed. In a container
+// outputs together. When ctx ends first the command is killed; what it has
+// started ends with it either way. In a container
 // whose memory limit is reached it may fail to start at all.
 func (e *Engine) Exec(ctx context.Context, id string, argv []string) (int, []byte, error) {
 	output := &cappedBuffer{limit: execOutput}
 	code, err := e.execute(ctx, id, execution{
-		argv: argv,
-		io:   []cio.Opt{cio.WithStreams(nil, output, output)},
+		argv:  argv,
+		io:    []cio.Opt{cio.WithStreams(nil, output, output)},
+		alone: true,
 	})
 	return code, output.bytes(), err
 }
@@ -87,9 +89,17 @@ type execution struct {
 	hangup <-chan struct{}
 	// inputEnds, when closed, ends the command's input and not the command.
 	inputEnds <-chan struct{}
+	// alone ends what the command has started together with it.
+	alone bool
 }
 
-func (e *Engine) execute(ctx context.Context, id string, x execution) (int, error) {
+func (e *Engine) execute(ctx context.Context, id string, x execution) (code int, err error) {
+	defer func() {
+		// The wire makes another error of the end of a context.
+		if ended := ctx.Err(); err != nil && ended != nil && !errors.Is(err, ended) {
+			err = errors.Join(ended, err)
+		}
+	}()
 	if len(x.argv) == 0 {
 		return -1, fmt.Errorf("%w: no command to run in %s", ErrSpec, id)
 	}
@@ -118,7 +128,12 @@ func (e *Engine) execute(ctx context.Context, id string, x execution) (int, erro
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return -1, fmt.Errorf("pipes for a command in %s: %w", id, err)
 	}
-	defer os.RemoveAll(dir)
+	abandoned := false // whoever waits for its start removes everything
+	defer func() {
+		if !abandoned {
+			_ = os.RemoveAll(dir) // the next Open looks again
+		}
+	}()
 	command, err := task.Exec(ctx, execID, process, cio.NewCreator(append(x.io, cio.WithFIFODir(dir))...))
 	if err != nil {
 		return -1, e.notRunning(id, err)
@@ -132,33 +147,62 @@ func (e *Engine) execute(ctx context.Context, id string, x execution) (int, erro
 	}
 	drained := true
 	defer func() {
-		if drained {
+		switch {
+		case abandoned:
+		case drained:
 			remove()
-			return
+		default:
+			// The shim waits ten seconds for the rest of the output; the caller
+			// has its answer, and the next Open would remove it too.
+			go remove()
 		}
-		// The shim waits ten seconds for the rest of the output; the caller
-		// has its answer, and the next Open would remove it too.
-		go remove()
 	}()
 	ended, err := command.Wait(tidy)
 	if err != nil {
 		return -1, e.notRunning(id, err)
 	}
-	if err := command.Start(ctx); err != nil {
-		command.IO().Cancel()
-		// The wire makes another error of the end of a context.
-		return -1, fmt.Errorf("running %q in %s: %w", x.argv[0], id, errors.Join(ctx.Err(), err))
+	rest := func() { endSession(memoryEventsOf(int(task.Pid())), int(command.Pid())) }
+	// A start that is cut off goes on in the shim, and one whose pipes are gone
+	// fails there with the command left running: so it has all it needs, and is
+	// ended when it has come to run.
+	started := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(tidy, createTimeout)
+		defer cancel()
+		started <- command.Start(ctx)
+	}()
+	select {
+	case err = <-started:
+	case <-ctx.Done():
+		abandoned = true
+		go func() {
+			if <-started == nil {
+				rest()
+				_ = command.Kill(tidy, unix.SIGKILL) // gone already if it fails
+			}
+			command.IO().Cancel()
+			remove()
+			_ = os.RemoveAll(dir) // the next Open looks again
+		}()
+		return -1, fmt.Errorf("running %q in %s: %w", x.argv[0], id, ctx.Err())
 	}
-	status, cause := attend(ctx, command, ended, x)
+	if err != nil {
+		command.IO().Cancel()
+		return -1, fmt.Errorf("running %q in %s: %w", x.argv[0], id, err)
+	}
+	status, cause := attend(ctx, command, ended, x, rest)
+	if x.alone {
+		rest()
+	}
 	drained = drain(command.IO())
-	code, _, err := status.Result()
+	result, _, err := status.Result()
 	if cause != nil {
 		err = cause
 	}
 	if err != nil {
-		return int(code), fmt.Errorf("running %q in %s: %w", x.argv[0], id, err)
+		return int(result), fmt.Errorf("running %q in %s: %w", x.argv[0], id, err)
 	}
-	return int(code), nil
+	return int(result), nil
 }
 
 // drain waits until all output has been read. A process that the command left
@@ -201,8 +245,9 @@ func firstSize(ctx context.Context, resize <-chan Size) *specs.Box {
 }
 
 // attend passes sizes on until the command has ended, and ends it when the
-// context or the terminal does. The returned error is the context's.
-func attend(ctx context.Context, command containerd.Process, ended <-chan containerd.ExitStatus, x execution) (containerd.ExitStatus, error) {
+// context or the terminal does, with the rest of what it has started where it is
+// killed for it. The returned error is the context's.
+func attend(ctx context.Context, command containerd.Process, ended <-chan containerd.ExitStatus, x execution, rest func()) (containerd.ExitStatus, error) {
 	tidy := context.WithoutCancel(ctx)
 	done, hangup, resize, inputEnds := ctx.Done(), x.hangup, x.resize, x.inputEnds
 	var cause error
@@ -229,12 +274,14 @@ func attend(ctx context.Context, command containerd.Process, ended <-chan contai
 			cause = ctx.Err()
 		case <-hangup:
 		case <-patience:
+			rest()
 			_ = command.Kill(tidy, unix.SIGKILL) // gone already if it fails
 			patience = nil
 			continue
 		}
 		done, hangup = nil, nil
 		if !x.tty {
+			rest()
 			_ = command.Kill(tidy, unix.SIGKILL)
 			continue
 		}

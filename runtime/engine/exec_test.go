@@ -53,9 +53,10 @@ func TestExec(t *testing.T) {
 		}
 	})
 	t.Run("a child that stays does not hold it up", func(t *testing.T) {
-		code, output, err := e.Exec(t.Context(), id, []string{"sh", "-c", "sleep 3600 & echo left it; exit 4"})
-		if err != nil || code != 4 || string(output) != "left it\n" {
-			t.Errorf("%d, %q, %v", code, output, err)
+		var output screen
+		code, err := e.ExecStreams(t.Context(), id, []string{"sh", "-c", "sleep 3600 & echo left it; exit 4"}, nil, &output, &output)
+		if err != nil || code != 4 || output.String() != "left it\n" {
+			t.Errorf("%d, %q, %v", code, output.String(), err)
 		}
 	})
 	t.Run("no such program", func(t *testing.T) {
@@ -76,6 +77,65 @@ func TestExec(t *testing.T) {
 	})
 }
 
+// What a command has started ends with it where nobody looks after it any more:
+// behind a probe, and when whoever asked has gone. Only what begins a session of
+// its own stays.
+func TestNothingOutlivesACommandThatIsLeft(t *testing.T) {
+	e := newEngine(t)
+	spec := shell("left", "sleep 3600")
+	status := mustStart(t, e, spec)
+	cgroup := memoryEventsOf(status.PID)
+	eventually(t, "the container to be at rest", func() bool { return len(cgroup.processes()) > 0 })
+	atRest := len(cgroup.processes())
+	const children = "sleep 3601 & sleep 3602 & "
+	left := func() bool { return len(cgroup.processes()) == atRest }
+
+	code, _, err := e.Exec(t.Context(), spec.ID(), []string{"sh", "-c", children + "exit 7"})
+	if err != nil || code != 7 {
+		t.Errorf("a probe: %d, %v", code, err)
+	}
+	eventually(t, "the children of a probe to end", left)
+
+	for name, run := range map[string]func(context.Context) error{
+		"a probe that takes too long": func(ctx context.Context) error {
+			_, _, err := e.Exec(ctx, spec.ID(), []string{"sh", "-c", children + "wait"})
+			return err
+		},
+		"a command whose caller has gone": func(ctx context.Context) error {
+			_, err := e.ExecStreams(ctx, spec.ID(), []string{"sh", "-c", children + "wait"}, nil, io.Discard, io.Discard)
+			return err
+		},
+	} {
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- run(ctx) }()
+		eventually(t, name+" to have its children", func() bool { return len(cgroup.processes()) == atRest+3 })
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Errorf("%s: %v", name, err)
+		}
+		eventually(t, "the children of "+name+" to end", left)
+	}
+
+	// At whatever moment of its start the caller goes.
+	for moment := range 12 {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(moment)*10*time.Millisecond)
+		_, _, err := e.Exec(ctx, spec.ID(), []string{"sh", "-c", children + "wait"})
+		cancel()
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a command that was left after %d0 ms: %v", moment, err)
+		}
+	}
+	eventually(t, "the commands that were left in their start to end", left)
+
+	if code, _, err := e.Exec(t.Context(), spec.ID(), []string{"sh", "-c", "setsid sleep 3604 >/dev/null 2>&1 & sleep 0.2"}); err != nil || code != 0 {
+		t.Errorf("a command with a session apart: %d, %v", code, err)
+	}
+	if n := len(cgroup.processes()); n != atRest+1 {
+		t.Errorf("%d processes, want that of its own session beside the %d", n, atRest)
+	}
+}
+
 // screen is what a terminal shows.
 type screen struct {
 	mu   sync.Mutex
@@ -86,6 +146,12 @@ func (s *screen) Write(text []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.text.Write(text)
+}
+
+func (s *screen) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.String()
 }
 
 func (s *screen) shows(text string) bool {

@@ -102,7 +102,10 @@ func testLogger(t testing.TB) *slog.Logger {
 	if os.Getenv("TARIMA_TEST_DEBUG") != "" {
 		level = slog.LevelDebug
 	}
-	return slog.New(slog.NewTextHandler(&testWriter{t: t}, &slog.HandlerOptions{Level: level}))
+	w := &testWriter{t: t}
+	// Now, not with the first line: that may come when the test is over.
+	t.Cleanup(func() { w.mu.Lock(); w.ended = true; w.mu.Unlock() })
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
 }
 
 // testWriter logs to the test while it runs, and to nobody afterwards.
@@ -110,13 +113,9 @@ type testWriter struct {
 	t     testing.TB
 	mu    sync.Mutex
 	ended bool
-	once  sync.Once
 }
 
 func (w *testWriter) Write(text []byte) (int, error) {
-	w.once.Do(func() {
-		w.t.Cleanup(func() { w.mu.Lock(); w.ended = true; w.mu.Unlock() })
-	})
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if !w.ended {
