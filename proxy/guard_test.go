@@ -342,7 +342,13 @@ func TestMaintenance(t *testing.T) {
 	closed := func(h *routes.Host) {
 		h.Maintenance = &routes.Maintenance{Until: back, Pass: pass, Networks: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}}
 	}
+	bogota, err := time.LoadLocation("America/Bogota")
+	if err != nil {
+		t.Fatal(err)
+	}
 	g := newGuarded(t, closed)
+	g.s.Page.TimeZone = "America/Bogota"
+	g.apply(closed)
 	browser := g.browser(true)
 	ask := func(url, from string, header ...string) (*http.Response, string) {
 		return g.ask(browser, http.MethodGet, url, from, append(header, "Accept", acceptHTML)...)
@@ -352,7 +358,7 @@ func TestMaintenance(t *testing.T) {
 	if resp.StatusCode != http.StatusServiceUnavailable || err != nil || wait < 7100 || wait > 7200 || g.reached.Load() != 0 {
 		t.Errorf("a visitor: %s, Retry-After %q", resp.Status, resp.Header.Get("Retry-After"))
 	}
-	for _, want := range []string{"Estamos trabajando en el sitio", "We are working on the site", back.UTC().Format(`datetime="2006-01-02T15:04:05Z"`), "ayuda@escuela.test"} {
+	for _, want := range []string{"Estamos trabajando en el sitio", "We are working on the site", back.In(bogota).Format(`datetime="2006-01-02T15:04:05Z07:00">2006-01-02 15:04<`), "(America/Bogota)", "ayuda@escuela.test"} {
 		if !strings.Contains(body, want) {
 			t.Errorf("the page lacks %q:\n%s", want, body)
 		}
