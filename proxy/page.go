@@ -78,6 +78,7 @@ type pageData struct {
 	Sections []pageSection
 
 	Until     time.Time // zero: nobody knows
+	Zone      string
 	Challenge *challenge
 	Program   template.JS // that does the challenge's work
 }
@@ -146,7 +147,7 @@ func (x *exchange) html(status int, message string, refresh time.Duration) []byt
 		SiteName: page.SiteName, Contact: page.Contact, Mail: isMail(page.Contact),
 		Status: status, Refresh: int(refresh / time.Second),
 		Style: template.CSS(pageStyle), //nolint:gosec // embedded, not input
-		Until: x.until.UTC(), Challenge: x.challenge,
+		Until: inZone(x.until, page.TimeZone), Zone: zoneName(page.TimeZone), Challenge: x.challenge,
 		Program: template.JS(proofProgram), //nolint:gosec // embedded, not input
 	}
 	for _, l := range languageOrder(page.Language) {
@@ -163,6 +164,25 @@ func (x *exchange) html(status int, message string, refresh time.Duration) []byt
 		return []byte(http.StatusText(status))
 	}
 	return out.Bytes()
+}
+
+// inZone is a time as the people of the site read it.
+func inZone(t time.Time, zone string) time.Time {
+	if t.IsZero() {
+		return t
+	}
+	where, err := time.LoadLocation(zone)
+	if err != nil {
+		return t.UTC() // zoneName says so
+	}
+	return t.In(where)
+}
+
+func zoneName(zone string) string {
+	if _, err := time.LoadLocation(zone); err != nil || zone == "" {
+		return "UTC"
+	}
+	return zone
 }
 
 // languageOrder puts the site's own language first ("es", "es-419", "en_GB").

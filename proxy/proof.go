@@ -17,9 +17,9 @@ import (
 const (
 	proofCookie = "tarima_proof"
 	proofLife   = 12 * time.Hour
-	// proofBits leading zero bits are 65,000 attempts on average: some tenths
-	// of a second in a browser, on a cheap phone a second or two.
-	proofBits = 16
+	// proofBits leading zero bits are 260,000 attempts on average: some tenths
+	// of a second in a browser, on a cheap phone a few seconds.
+	proofBits = 18
 	// A challenge is good for the slot of time in which it was made and the
 	// one after.
 	proofSlot = 10 * time.Minute
@@ -98,9 +98,12 @@ func (s *server) challenged(h *host, from string, now time.Time, text string) bo
 }
 
 // worked says whether the SHA-256 of a text begins with enough zero bits.
-func worked(text string) bool {
+func worked(text string) bool { return zeroBits(text) >= proofBits }
+
+// zeroBits at the beginning of the SHA-256 of a text, at most 32.
+func zeroBits(text string) int {
 	sum := sha256.Sum256([]byte(text))
-	return bits.LeadingZeros32(binary.BigEndian.Uint32(sum[:])) >= proofBits
+	return bits.LeadingZeros32(binary.BigEndian.Uint32(sum[:]))
 }
 
 // neighbourhood binds a proof to where it was made: a visitor's address changes

@@ -79,10 +79,14 @@ func checkRecord(l location, raw []byte, ids map[uint32]string, hosts map[string
 	}
 	switch l.bucket {
 	case bucketState:
-		if string(l.key) == string(keyApplied) {
+		switch string(l.key) {
+		case string(keyApplied):
 			var a record.Applied
 			named(&a, func() string { return string(keyApplied) })
-		} else {
+		case string(keyMaintenance):
+			var m record.Maintenance
+			named(&m, func() string { return string(keyMaintenance) })
+		default:
 			var g uint64
 			named(&g, func() string { return string(keyGeneration) })
 		}

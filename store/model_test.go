@@ -22,6 +22,7 @@ import (
 // model is what a site's store should hold.
 type model struct {
 	applied   *record.Applied
+	closed    record.Maintenance
 	intents   map[string]record.Intent
 	images    map[string]record.Image
 	jobs      map[string]record.JobRecord
@@ -86,6 +87,12 @@ func TestStoreAgreesWithModel(t *testing.T) {
 				i := record.Intent{Service: services.Draw(rt, "service"), Stopped: rapid.Bool().Draw(rt, "stopped")}
 				fatal(s.SetIntent(site, i))
 				sites[site].intents[i.Service] = i
+			},
+			"maintenance": func(rt *rapid.T) {
+				site := siteNames.Draw(rt, "site")
+				m := record.Maintenance{All: rapid.Bool().Draw(rt, "all"), Hosts: rapid.SliceOf(services).Draw(rt, "hosts")}
+				fatal(s.SetMaintenance(site, m))
+				sites[site].closed = m
 			},
 			"image": func(rt *rapid.T) {
 				site := siteNames.Draw(rt, "site")
@@ -185,6 +192,8 @@ func (m *model) compare(rt *rapid.T, s *store.Store, site string) {
 	if m.applied != nil {
 		same("applied", *m.applied, a, err)
 	}
+	closed, err := s.Maintenance(site)
+	same("maintenance", m.closed, closed, err)
 	intents, err := s.Intents(site)
 	same("intents", m.intents, intents, err)
 	images, err := s.Images(site)

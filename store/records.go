@@ -108,6 +108,25 @@ func (s *Store) SetIntent(site string, i record.Intent) error {
 	return s.put(location{site, bucketIntents, []byte(i.Service)}, i)
 }
 
+// Maintenance returns which public hosts are closed; the zero value: none.
+func (s *Store) Maintenance(site string) (record.Maintenance, error) {
+	if err := checkSite(site); err != nil {
+		return record.Maintenance{}, err
+	}
+	var m record.Maintenance
+	_, err := s.get(location{site, bucketState, keyMaintenance}, &m)
+	return m, err
+}
+
+// SetMaintenance stores which public hosts are closed.
+func (s *Store) SetMaintenance(site string, m record.Maintenance) error {
+	if err := checkSite(site); err != nil {
+		return err
+	}
+	m.Since, m.Until = m.Since.UTC(), m.Until.UTC()
+	return s.put(location{site, bucketState, keyMaintenance}, m)
+}
+
 // Images returns the pinned digests, by reference.
 func (s *Store) Images(site string) (map[string]record.Image, error) {
 	if err := checkSite(site); err != nil {

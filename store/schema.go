@@ -16,6 +16,7 @@ package store
 //	        state
 //	            applied         record.Applied
 //	            generation      the highest generation ever applied, a number
+//	            maintenance     record.Maintenance
 //	        intents
 //	            SERVICE         record.Intent
 //	        addresses
@@ -46,6 +47,8 @@ var (
 	keyFloor      = []byte("floor")
 	keyApplied    = []byte("applied")
 	keyGeneration = []byte("generation")
+
+	keyMaintenance = []byte("maintenance")
 )
 
 // The buckets of a site.

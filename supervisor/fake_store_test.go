@@ -8,16 +8,17 @@ import (
 )
 
 type fakeStore struct {
-	mu        sync.Mutex
-	applied   record.Applied
-	has       bool
-	intents   map[string]record.Intent
-	addresses map[string]record.Address
-	images    map[string]record.Image
-	events    []record.Event
-	jobs      map[string]record.JobRecord
-	err       error // of every write
-	readErr   error // of the history and the intents
+	maintenance record.Maintenance
+	mu          sync.Mutex
+	applied     record.Applied
+	has         bool
+	intents     map[string]record.Intent
+	addresses   map[string]record.Address
+	images      map[string]record.Image
+	events      []record.Event
+	jobs        map[string]record.JobRecord
+	err         error // of every write
+	readErr     error // of the history and the intents
 }
 
 func newFakeStore() *fakeStore {
@@ -61,6 +62,16 @@ func (s *fakeStore) Intents(string) (map[string]record.Intent, error) {
 
 func (s *fakeStore) SetIntent(_ string, i record.Intent) error {
 	return s.write(func() { s.intents[i.Service] = i })
+}
+
+func (s *fakeStore) Maintenance(string) (record.Maintenance, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.maintenance, s.readErr
+}
+
+func (s *fakeStore) SetMaintenance(_ string, m record.Maintenance) error {
+	return s.write(func() { s.maintenance = m })
 }
 
 func (s *fakeStore) Address(_, service string, v4, _ netip.Prefix) (record.Address, error) {

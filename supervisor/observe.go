@@ -251,9 +251,10 @@ func (s *Supervisor) observe(now time.Time) time.Time {
 
 // stored is what the store knows besides the desired state.
 type stored struct {
-	intents map[string]record.Intent
-	images  map[string]record.Image
-	jobs    map[string]record.JobRecord
+	maintenance record.Maintenance
+	intents     map[string]record.Intent
+	images      map[string]record.Image
+	jobs        map[string]record.JobRecord
 }
 
 // load reads the store. Without it nothing is started: a service that an
@@ -270,10 +271,16 @@ func (s *Supervisor) load() (*stored, error) {
 	if out.jobs, err = s.cfg.Store.Jobs(s.cfg.Site); err != nil {
 		return nil, fmt.Errorf("store: the jobs cannot be read: %w", err)
 	}
+	if out.maintenance, err = s.cfg.Store.Maintenance(s.cfg.Site); err != nil {
+		return nil, fmt.Errorf("store: what is closed for maintenance cannot be read: %w", err)
+	}
 	return &out, nil
 }
 
 func (s *Supervisor) keepStored(state *stored) {
+	if !s.maintained {
+		s.maintenance = state.maintenance
+	}
 	for name, i := range state.intents {
 		if _, newer := s.intents[name]; !newer { // a request that came meanwhile stands
 			s.intents[name] = i

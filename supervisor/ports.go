@@ -73,6 +73,9 @@ type Store interface {
 	Events(site string, after uint64, limit int) ([]record.Event, error)
 	// ServiceEvents returns a service's newest events, newest first.
 	ServiceEvents(site, service string, limit int) ([]record.Event, error)
+	// Maintenance returns the zero value when nothing is closed.
+	Maintenance(site string) (record.Maintenance, error)
+	SetMaintenance(site string, m record.Maintenance) error
 	Jobs(site string) (map[string]record.JobRecord, error)
 	SetJob(site string, j record.JobRecord) error
 }

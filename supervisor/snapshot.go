@@ -20,7 +20,7 @@ func (s *Supervisor) hostRoute(r Route) routes.Host {
 	h := routes.Host{
 		Name: strings.ToLower(r.Host), Site: s.cfg.Site, Service: r.Service,
 		MaxBody: r.MaxBody, Redirect: r.Redirect, State: routes.Ready,
-		HSTS: r.HSTS, Headers: r.Headers, Auth: r.Auth, Closed: r.Closed, Limits: r.Limits,
+		HSTS: r.HSTS, Headers: r.Headers, Auth: r.Auth, Closed: r.Closed, Limits: r.Limits, Maintenance: s.closed(r),
 		Proof: r.Proof, Compress: r.Compress, ServerTiming: r.ServerTiming,
 	}
 	switch {

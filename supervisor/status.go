@@ -43,6 +43,15 @@ type SiteStatus struct {
 	Jobs       []JobStatus     `json:"jobs"`
 	Hosts      []string        `json:"hosts"`
 	Trouble    []string        `json:"trouble,omitempty"` // engine, network, store, proxy, host: one sentence each
+	// Maintenance is what visitors may not see for a while; nil: nothing.
+	Maintenance *MaintenanceStatus `json:"maintenance,omitempty"`
+}
+
+// MaintenanceStatus is which hosts are closed for maintenance.
+type MaintenanceStatus struct {
+	Hosts []string  `json:"hosts"`
+	Since time.Time `json:"since"`
+	Until time.Time `json:"until,omitzero"` // what visitors are told; zero: nobody knows
 }
 
 // ServiceStatus is one line of it.

@@ -96,6 +96,8 @@ type Supervisor struct {
 	suppressed     map[string]string
 	decision       Decision
 	router         routerState
+	maintenance    record.Maintenance
+	maintained     bool              // a request came before the store was read
 	certs          map[string]string // what the proxy last told of each name
 	usage          usageSample
 

@@ -177,6 +177,7 @@ func (s *Supervisor) Status() SiteStatus {
 	for _, r := range s.site.Routes {
 		out.Hosts = append(out.Hosts, r.Host)
 	}
+	out.Maintenance = s.maintenanceStatus()
 	for i := range s.site.Services {
 		out.Services = append(out.Services, s.serviceStatus(&s.site.Services[i], now))
 	}

@@ -70,8 +70,14 @@ func (c *cli) checkCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if _, err := parseSiteFile(name, data); err != nil {
+		config, err := parseSiteFile(name, data)
+		if err != nil {
 			return problemOf(name, err)
+		}
+		if _, err := doorSecrets(config); errors.Is(err, os.ErrPermission) {
+			fmt.Fprintln(c.err, c.say("check.secretsUnread"))
+		} else if err != nil {
+			return err
 		}
 		fmt.Fprintln(c.err, c.say("check.right", values{"File": name}))
 		return nil

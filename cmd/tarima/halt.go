@@ -157,6 +157,12 @@ func (noStore) Intents(string) (map[string]record.Intent, error) { return nil, n
 // SetIntent implements supervisor.Store.
 func (noStore) SetIntent(string, record.Intent) error { return nil }
 
+// Maintenance implements supervisor.Store.
+func (noStore) Maintenance(string) (record.Maintenance, error) { return record.Maintenance{}, nil }
+
+// SetMaintenance implements supervisor.Store.
+func (noStore) SetMaintenance(string, record.Maintenance) error { return nil }
+
 // Address implements supervisor.Store.
 func (noStore) Address(string, string, netip.Prefix, netip.Prefix) (record.Address, error) {
 	return record.Address{}, store.ErrClosed

@@ -102,9 +102,11 @@ func handovers() <-chan struct{} {
 	return asked
 }
 
+// holdTime of a request. Not to wait at all is the shortest wait there is: to
+// the proxy, 0 means that nobody said.
 func holdTime(config site.Config) time.Duration {
 	if config.Proxy.Hold == nil {
 		return site.DefaultHold
 	}
-	return *config.Proxy.Hold
+	return max(*config.Proxy.Hold, 1)
 }

@@ -121,6 +121,7 @@ func (c *cli) printStatus(w io.Writer, s supervisor.SiteStatus, now time.Time) {
 	for _, trouble := range s.Trouble {
 		fmt.Fprintln(w, paint("! "+trouble, red, colored))
 	}
+	c.printClosed(w, s.Maintenance)
 	fmt.Fprintln(w)
 	c.printServices(w, s, now)
 	c.printJobs(w, s.Jobs, now)

@@ -31,6 +31,7 @@
     return (H[0] + a) | 0;
   }
   var form = document.getElementById("proof"), text = form.elements.challenge.value;
+  form.hidden = false; // now that somebody works, it shows
   var mask = -1 << (32 - form.getAttribute("data-bits")), n = 0;
   (function some() {
     // A few at a time, so that the page stays alive.

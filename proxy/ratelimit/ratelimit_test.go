@@ -7,7 +7,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 	"unsafe"
 
@@ -43,71 +42,69 @@ func (e *exact) allow(now time.Time) (bool, time.Duration) {
 // addresses and pauses, months among them.
 func TestExact(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		synctest.Test(t, func(t *testing.T) {
-			table := New()
-			limits := rapid.SliceOfN(rapid.Custom(func(rt *rapid.T) Limit {
-				every := time.Duration(rapid.Int64Range(1, 24*3600*1000).Draw(rt, "every")) * time.Millisecond
-				if rapid.Bool().Draw(rt, "short") {
-					every = min(every, 2*time.Second)
-				}
-				return Limit{Burst: rapid.IntRange(1, int(min(100, MaxSpan/every))).Draw(rt, "burst"), Every: every}
-			}), 1, 3).Draw(rt, "limits")
-			type key struct {
-				limit int
-				addr  uint32
+		table := New()
+		now := table.start
+		limits := rapid.SliceOfN(rapid.Custom(func(rt *rapid.T) Limit {
+			every := time.Duration(rapid.Int64Range(1, 24*3600*1000).Draw(rt, "every")) * time.Millisecond
+			if rapid.Bool().Draw(rt, "short") {
+				every = min(every, 2*time.Second)
 			}
-			model := map[key]*exact{}
-			for range rapid.IntRange(1, 150).Draw(rt, "requests") {
-				switch rapid.IntRange(0, 9).Draw(rt, "pause") {
-				case 0:
-					time.Sleep(time.Duration(rapid.Int64Range(1, 90*24*3600*1000).Draw(rt, "days")) * time.Millisecond)
-				case 1, 2, 3:
-					time.Sleep(time.Duration(rapid.Int64Range(1, 3000).Draw(rt, "ms")) * time.Millisecond)
-				}
-				k := key{rapid.IntRange(0, len(limits)-1).Draw(rt, "limit"), rapid.Uint32Range(1, 5).Draw(rt, "address")}
-				e := model[k]
-				if e == nil {
-					e = &exact{limit: limits[k.limit]}
-					model[k] = e
-				}
-				bucket := BucketOf("host", fmt.Sprint(k.limit))
-				peeked, _ := table.Peek(time.Now(), bucket, addr4(k.addr), e.limit)
-				ok, wait := table.Allow(time.Now(), bucket, addr4(k.addr), e.limit)
-				wantOK, wantWait := e.allow(time.Now())
-				if ok != wantOK || wait != wantWait || peeked != ok {
-					rt.Fatalf("%+v of %+v: got %v (wait %s, peeked %v), want %v (wait %s)", k, e.limit, ok, wait, peeked, wantOK, wantWait)
-				}
+			return Limit{Burst: rapid.IntRange(1, int(min(100, MaxSpan/every))).Draw(rt, "burst"), Every: every}
+		}), 1, 3).Draw(rt, "limits")
+		type key struct {
+			limit int
+			addr  uint32
+		}
+		model := map[key]*exact{}
+		for range rapid.IntRange(1, 150).Draw(rt, "requests") {
+			switch rapid.IntRange(0, 9).Draw(rt, "pause") {
+			case 0:
+				now = now.Add(time.Duration(rapid.Int64Range(1, 90*24*3600*1000).Draw(rt, "days")) * time.Millisecond)
+			case 1, 2, 3:
+				now = now.Add(time.Duration(rapid.Int64Range(1, 3000).Draw(rt, "ms")) * time.Millisecond)
 			}
-		})
+			k := key{rapid.IntRange(0, len(limits)-1).Draw(rt, "limit"), rapid.Uint32Range(1, 5).Draw(rt, "address")}
+			e := model[k]
+			if e == nil {
+				e = &exact{limit: limits[k.limit]}
+				model[k] = e
+			}
+			bucket := BucketOf("host", fmt.Sprint(k.limit))
+			peeked, _ := table.Peek(now, bucket, addr4(k.addr), e.limit)
+			ok, wait := table.Allow(now, bucket, addr4(k.addr), e.limit)
+			wantOK, wantWait := e.allow(now)
+			if ok != wantOK || wait != wantWait || peeked != ok {
+				rt.Fatalf("%+v of %+v: got %v (wait %s, peeked %v), want %v (wait %s)", k, e.limit, ok, wait, peeked, wantOK, wantWait)
+			}
+		}
 	})
 }
 
 // TestWaitIsEnough: after the time that was told, and not a moment sooner, one
 // more request is allowed.
 func TestWaitIsEnough(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		table, login := New(), Limit{Burst: 60, Every: 2 * time.Second}
-		b, a := BucketOf("lms", "login"), addr4(1)
-		for i := range 60 {
-			if ok, _ := table.Allow(time.Now(), b, a, login); !ok {
-				t.Fatalf("request %d of 60 was refused", i+1)
-			}
+	table, login := New(), Limit{Burst: 60, Every: 2 * time.Second}
+	now := table.start
+	b, a := BucketOf("lms", "login"), addr4(1)
+	for i := range 60 {
+		if ok, _ := table.Allow(now, b, a, login); !ok {
+			t.Fatalf("request %d of 60 was refused", i+1)
 		}
-		for range 3 {
-			ok, wait := table.Allow(time.Now(), b, a, login)
-			if ok || wait != 2*time.Second {
-				t.Fatalf("61st request: %v, wait %s", ok, wait)
-			}
-			time.Sleep(wait - time.Millisecond)
-			if ok, _ := table.Allow(time.Now(), b, a, login); ok {
-				t.Fatal("allowed too soon")
-			}
-			time.Sleep(time.Millisecond)
-			if ok, _ := table.Allow(time.Now(), b, a, login); !ok {
-				t.Fatal("refused after the time that was told")
-			}
+	}
+	for range 3 {
+		ok, wait := table.Allow(now, b, a, login)
+		if ok || wait != 2*time.Second {
+			t.Fatalf("61st request: %v, wait %s", ok, wait)
 		}
-	})
+		now = now.Add(wait - time.Millisecond)
+		if ok, _ := table.Allow(now, b, a, login); ok {
+			t.Fatal("allowed too soon")
+		}
+		now = now.Add(time.Millisecond)
+		if ok, _ := table.Allow(now, b, a, login); !ok {
+			t.Fatal("refused after the time that was told")
+		}
+	}
 }
 
 // TestTimeWraps uses one budget up shortly before the 32 bits of its time are
@@ -115,26 +112,25 @@ func TestWaitIsEnough(t *testing.T) {
 func TestTimeWraps(t *testing.T) {
 	const wrap = (1 << 32) * time.Millisecond
 	for _, before := range []time.Duration{wrap - time.Second, wrap/2 - time.Second, wrap/2 + time.Second, wrap + wrap/2, 3*wrap - 500*time.Millisecond} {
-		synctest.Test(t, func(t *testing.T) {
-			table, limit := New(), Limit{Burst: 3, Every: time.Second}
-			b := BucketOf("x")
-			table.Allow(time.Now(), b, addr4(9), Limit{Burst: 1, Every: 24 * time.Hour}) // one that grows old
-			time.Sleep(before)
-			for i := range 5 {
-				if ok, _ := table.Allow(time.Now(), b, addr4(1), limit); ok != (i < 3) {
-					t.Errorf("%s, request %d: %v", before, i+1, ok)
-				}
+		table, limit := New(), Limit{Burst: 3, Every: time.Second}
+		now := table.start
+		b := BucketOf("x")
+		table.Allow(now, b, addr4(9), Limit{Burst: 1, Every: 24 * time.Hour}) // one that grows old
+		now = now.Add(before)
+		for i := range 5 {
+			if ok, _ := table.Allow(now, b, addr4(1), limit); ok != (i < 3) {
+				t.Errorf("%s, request %d: %v", before, i+1, ok)
 			}
-			time.Sleep(2 * time.Second)
-			for i := range 3 {
-				if ok, _ := table.Allow(time.Now(), b, addr4(1), limit); ok != (i < 2) {
-					t.Errorf("%s and two seconds, request %d: %v", before, i+1, ok)
-				}
+		}
+		now = now.Add(2 * time.Second)
+		for i := range 3 {
+			if ok, _ := table.Allow(now, b, addr4(1), limit); ok != (i < 2) {
+				t.Errorf("%s and two seconds, request %d: %v", before, i+1, ok)
 			}
-			if ok, _ := table.Allow(time.Now(), b, addr4(9), Limit{Burst: 1, Every: 24 * time.Hour}); !ok {
-				t.Errorf("%s: an address is refused for what it did then", before)
-			}
-		})
+		}
+		if ok, _ := table.Allow(now, b, addr4(9), Limit{Burst: 1, Every: 24 * time.Hour}); !ok {
+			t.Errorf("%s: an address is refused for what it did then", before)
+		}
 	}
 }
 

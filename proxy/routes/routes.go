@@ -96,6 +96,7 @@ type Page struct {
 	SiteName string `json:"siteName"`
 	Contact  string `json:"contact,omitempty"`
 	Language string `json:"language,omitempty"` // the site's own: decides which text comes first
+	TimeZone string `json:"timeZone,omitempty"` // IANA name in which pages tell times; "": UTC
 }
 
 // Host is one public name and where its requests go.

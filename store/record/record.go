@@ -5,6 +5,7 @@ package record
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -24,6 +25,23 @@ type Intent struct {
 	Restart uint64    `json:"restart"` // counts requested restarts; a change of it is a request
 	At      time.Time `json:"at"`
 }
+
+// Maintenance is which public hosts an administrator has closed for a while.
+// It outlives restarts of the daemon and the machine.
+type Maintenance struct {
+	All   bool      `json:"all,omitempty"` // every host of the site
+	Hosts []string  `json:"hosts,omitempty"`
+	Since time.Time `json:"since,omitzero"`
+	Until time.Time `json:"until,omitzero"` // what visitors are told; nothing opens by itself
+	// Pass opens a closed host to a browser. It is a secret.
+	Pass string `json:"pass,omitempty"`
+}
+
+// Closed says whether a host is closed.
+func (m Maintenance) Closed(host string) bool { return m.All || slices.Contains(m.Hosts, host) }
+
+// On says whether anything is closed.
+func (m Maintenance) On() bool { return m.All || len(m.Hosts) > 0 }
 
 // Address is the fixed place of a service: its addresses and its range of ids.
 type Address struct {
@@ -67,6 +85,8 @@ const (
 	LimitsChanged EventKind = "limits-changed"
 	Suppressed    EventKind = "suppressed"  // a health restart held back, with the reason
 	Certificate   EventKind = "certificate" // the state of a public name's certificate changed
+	Closed        EventKind = "closed"      // public hosts were closed for maintenance
+	Opened        EventKind = "opened"      // they are open again
 	Trouble       EventKind = "trouble"     // engine, network, store or host
 	Cleaned       EventKind = "cleaned"     // what was kept for a while was deleted
 )

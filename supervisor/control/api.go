@@ -138,4 +138,7 @@ type Backend interface {
 	LoadImages(ctx context.Context, archive io.Reader) ([]container.Image, error)
 	PruneImages(ctx context.Context) (Pruned, error)
 	Doctor(ctx context.Context) ([]Finding, error)
+	// Maintenance says which public hosts are closed; Maintain changes it.
+	Maintenance(ctx context.Context) (Maintained, error)
+	Maintain(ctx context.Context, m Maintenance) (Maintained, error)
 }

@@ -26,11 +26,13 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // backend answers what a test sets, and remembers what it was asked.
 type backend struct {
 	Backend
-	acted    []string
-	siteFile []byte
-	err      error
-	exec     func(ctx context.Context, service string, e Exec, s Streams) (int, error)
-	logs     func(ctx context.Context, q LogQuery, emit func(LogLine) error) error
+	acted []string
+
+	maintenance Maintenance
+	siteFile    []byte
+	err         error
+	exec        func(ctx context.Context, service string, e Exec, s Streams) (int, error)
+	logs        func(ctx context.Context, q LogQuery, emit func(LogLine) error) error
 }
 
 func (b *backend) About() About { return About{API: Version, Version: "1", PID: os.Getpid()} }
@@ -52,6 +54,15 @@ func (b *backend) Apply(_ context.Context, file []byte) (Applied, error) {
 func (b *backend) Act(_ context.Context, service string, action Action) error {
 	b.acted = append(b.acted, string(action)+" "+service)
 	return b.err
+}
+
+func (b *backend) Maintain(_ context.Context, m Maintenance) (Maintained, error) {
+	b.maintenance = m
+	return Maintained{Hosts: m.Hosts, Until: m.Until, Passes: []string{"link"}}, b.err
+}
+
+func (b *backend) Maintenance(context.Context) (Maintained, error) {
+	return Maintained{Passes: []string{"link"}}, b.err
 }
 
 func (b *backend) Events(_ context.Context, after uint64, limit int, wait time.Duration) ([]record.Event, error) {
@@ -126,6 +137,14 @@ func TestCalls(t *testing.T) {
 	if want := []string{"start lms-worker", "stop lms-worker", "restart lms-worker"}; !reflect.DeepEqual(b.acted, want) {
 		t.Errorf("acted %v, want %v", b.acted, want)
 	}
+	back := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	done, err := c.Maintain(ctx, Maintenance{Close: true, Hosts: []string{"studio"}, Until: back})
+	if err != nil || !b.maintenance.Close || len(done.Hosts) != 1 || !done.Until.Equal(back) || !b.maintenance.Until.Equal(back) {
+		t.Errorf("maintenance: %+v %v, asked %+v", done, err, b.maintenance)
+	}
+	if m, err := c.Maintenance(ctx); err != nil || len(m.Passes) != 1 {
+		t.Errorf("maintenance: %+v %v", m, err)
+	}
 	events, err := c.Events(ctx, 41, 3, 2*time.Second)
 	if err != nil || len(events) != 1 || events[0].Seq != 42 || events[0].Reason != "2s" || events[0].Service != "xxx" {
 		t.Errorf("events: %+v %v", events, err)
@@ -199,6 +218,9 @@ func TestReadingSocket(t *testing.T) {
 	r := NewClient(reader)
 	if _, err := r.Status(t.Context()); err != nil {
 		t.Errorf("status: %v", err)
+	}
+	if m, err := r.Maintenance(t.Context()); !errors.Is(err, ErrNoPermission) {
+		t.Errorf("a reader is told the pass: %+v, %v", m, err)
 	}
 	if err := r.Act(t.Context(), "lms", Stop); !errors.Is(err, ErrNoPermission) {
 		t.Errorf("stop: %v", err)

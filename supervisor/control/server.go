@@ -194,6 +194,7 @@ func (s *Server) changeRoutes(mux *http.ServeMux) {
 		pruned, err := s.backend.PruneImages(r.Context())
 		s.answer(w, pruned, err)
 	})
+	s.maintenanceRoutes(mux)
 	mux.HandleFunc("GET /v1/doctor", func(w http.ResponseWriter, r *http.Request) {
 		findings, err := s.backend.Doctor(r.Context())
 		s.answer(w, findings, err)

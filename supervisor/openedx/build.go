@@ -87,6 +87,7 @@ func Build(in Input) (Plan, error) {
 			TLS: tls, Trusted: in.Config.Proxy.Trusted, Insiders: in.Config.Proxy.Maintenance.Networks,
 			Page: routes.Page{
 				SiteName: in.Config.Site.Name, Contact: in.Config.Site.Contact, Language: in.Config.Site.Language,
+				TimeZone: in.Config.Site.Timezone,
 			},
 		},
 	}

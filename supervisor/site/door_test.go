@@ -2,6 +2,7 @@ package site
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -271,6 +272,7 @@ func TestEveryMistakeAtTheDoorIsReported(t *testing.T) {
 		{"path with an escape", "[proxy.block]\npaths = \"/a%20b\"", `paths are compared decoded`},
 		{"path with half a star", "[proxy.block]\npaths = \"/a*/b\"", `stands for a whole element`},
 		{"path twice", "[proxy.block]\npaths = [\"/a\", \"/a\"]", `"/a" is there twice`},
+		{"blocked without end", "[proxy.block]\npaths = [" + manyPaths(201) + "]", `4:1: proxy.block.paths: 201 are too many: at most 200`},
 		// To see.
 		{"log field", "[proxy.log]\nfile = \"/l\"\nfields = [\"staus\"]", `did you mean "status"?`},
 		{"log addresses", "[proxy.log]\nfile = \"/l\"\naddresses = \"half\"", `allowed: "full", "short" or "none"`},
@@ -368,6 +370,14 @@ func TestSecretFiles(t *testing.T) {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
+}
+
+func manyPaths(n int) string {
+	list := make([]string, n)
+	for i := range list {
+		list[i] = fmt.Sprintf("%q", fmt.Sprintf("/%d", i))
+	}
+	return strings.Join(list, ", ")
 }
 
 func readsKey(path string) error      { _, err := ReadKey(path); return err }

@@ -53,8 +53,43 @@ func (k *checker) proxy(c *Config) {
 	k.headers(c)
 	k.limits(c)
 	k.paths(p.Block.Paths, "proxy", "block", "paths")
+	k.counts(c)
 	k.log(&p.Log)
 	k.metrics(p.Metrics.Address)
+}
+
+// counts keeps lists below what the proxy can take.
+func (k *checker) counts(c *Config) {
+	const (
+		maxNetworks = 500
+		maxPaths    = 200 // blocked, of one host's applications, and of limits
+		maxHosts    = 500
+	)
+	p := &c.Proxy
+	few := func(n, most int, path ...string) {
+		if n > most {
+			k.check(fmt.Errorf("%d are too many: at most %d", n, most), path...)
+		}
+	}
+	few(len(p.Trusted), maxNetworks, "proxy", "trusted")
+	few(len(p.Maintenance.Networks), maxNetworks, "proxy", "maintenance", "networks")
+	few(len(p.Block.Paths), maxPaths, "proxy", "block", "paths")
+	few(len(p.Redirects), maxHosts, "proxy", "redirects")
+	few(len(p.Apps), maxPaths, "proxy", "apps")
+	few(len(p.Headers), maxHosts, "proxy", "headers")
+	limited, at := 0, map[string]int{}
+	for _, l := range p.Limits {
+		limited += len(l.Paths)
+	}
+	few(limited, maxPaths, "proxy", "limits")
+	for _, name := range sortedKeys(p.Apps) {
+		a := p.Apps[name]
+		at[a.Host] += max(1, len(a.Paths))
+		few(at[a.Host], maxPaths, "proxy", "apps", name, "paths")
+	}
+	for host, headers := range p.Headers {
+		few(len(headers), 90, "proxy", "headers", host)
+	}
 }
 
 // listeners checks where the proxy listens and how TLS is ended.

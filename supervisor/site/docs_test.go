@@ -1,0 +1,28 @@
+package site
+
+import (
+	"os"
+	"reflect"
+	"regexp"
+	"testing"
+)
+
+// TestDocumentation wants every key of the public door explained, and the
+// fields of its log.
+func TestDocumentation(t *testing.T) {
+	text, err := os.ReadFile("../../docs/public-door.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	words := fieldNames(reflect.TypeFor[Proxy]())
+	for _, table := range []any{ACME{}, Authority{}, DNS{}, Certificate{}, Maintenance{}, Auth{}, Limit{}, Block{}, AccessLog{}, Metrics{}, App{}} {
+		words = append(words, fieldNames(reflect.TypeOf(table))...)
+	}
+	words = append(words, LogFields()...)
+	words = append(words, UsualLimits()...)
+	for _, word := range words {
+		if !regexp.MustCompile("(`|\\.|\\[|or |(?m:^ *#? *))" + word + "(`|\\.| =|\\])").Match(text) {
+			t.Errorf("docs/public-door.md does not tell of %q", word)
+		}
+	}
+}
