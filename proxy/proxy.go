@@ -348,7 +348,9 @@ func (s *server) outlast(ctx context.Context, listeners []listener, control *net
 		case <-ended:
 		}
 	})
+	// The successor alone is told new routes from now on.
 	s.events.close()
+	_ = servers[len(servers)-1].Shutdown(ctx) // the control socket's; what is left ends below
 	s.partFrom(ctx)
 	s.end(servers, s.cfg.HandoverLimit)
 	close(ended)
