@@ -87,7 +87,7 @@ func TestFarewellReachesTheUpstream(t *testing.T) {
 		// One frame, half of it before the drain.
 		_, _ = c.Write(unmasked(0x81, []byte("whole"))[:4])
 		last := make([]byte, 8)
-		_, err = io.ReadFull(rw, last[:1])
+		_, _ = io.ReadFull(rw, last[:1])
 		_, _ = c.Write(unmasked(0x81, []byte("whole"))[4:])
 		_, _ = c.Write(unmasked(0x81, []byte("never seen")))
 		_, err = io.ReadFull(rw, last)

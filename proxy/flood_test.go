@@ -91,6 +91,8 @@ func TestFloods(t *testing.T) {
 	up := upstreamServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		atUpstream.Add(1)
 		if r.URL.Path == "/wait" {
+			// Only who has read a body learns that its sender is gone.
+			_, _ = io.Copy(io.Discard, r.Body)
 			<-r.Context().Done()
 			return
 		}

@@ -267,9 +267,13 @@ func raw(t testing.TB, conn net.Conn, request string) string {
 	return resp.Status + "\n" + string(body)
 }
 
+func (r *running) tryTLS(name string, protocols ...string) (*tls.Conn, error) {
+	return tls.Dial("tcp", r.https, &tls.Config{RootCAs: r.pool(), ServerName: name, NextProtos: protocols})
+}
+
 func (r *running) dialTLS(name string, protocols ...string) *tls.Conn {
 	r.t.Helper()
-	c, err := tls.Dial("tcp", r.https, &tls.Config{RootCAs: r.pool(), ServerName: name, NextProtos: protocols})
+	c, err := r.tryTLS(name, protocols...)
 	if err != nil {
 		r.t.Fatal(err)
 	}

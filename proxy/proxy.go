@@ -59,7 +59,8 @@ type server struct {
 	remembering sync.Mutex
 	trouble     trouble
 	limits      *connectionLimits
-	leaving     atomic.Bool    // each answer closes its connection
+	leaving     atomic.Bool // each answer closes its connection
+	parting     partings
 	requests    sync.WaitGroup // all handlers, those of websockets too
 	background  sync.WaitGroup
 	// base is the parent of all requests; cut ends it when Grace is over.
@@ -348,38 +349,15 @@ func (s *server) outlast(ctx context.Context, listeners []listener, control *net
 		case <-ended:
 		}
 	})
+	// The successor alone is told new routes from now on.
 	s.events.close()
+	_ = servers[len(servers)-1].Shutdown(ctx) // the control socket's; what is left ends below
 	s.partFrom(ctx)
 	s.end(servers, s.cfg.HandoverLimit)
 	close(ended)
 	stop()
 	s.background.Wait()
 	s.upstreams.close()
-}
-
-// partingFor is how long a kept connection has for one more request after a
-// handover. http.Server.Shutdown closes an idle one on the spot, and a request
-// that is on its way to it would be lost; the answer to one more request tells
-// the client to open another connection.
-const partingFor = 10 * time.Second
-
-// partFrom the clients of kept connections, until none is left or partingFor
-// is over.
-func (s *server) partFrom(ctx context.Context) {
-	s.leaving.Store(true)
-	over := time.NewTimer(min(partingFor, s.cfg.HandoverLimit))
-	defer over.Stop()
-	tick := time.NewTicker(followEvery)
-	defer tick.Stop()
-	for s.limits.open() > 0 {
-		select {
-		case <-tick.C:
-		case <-over.C:
-			return
-		case <-ctx.Done():
-			return
-		}
-	}
 }
 
 func (s *server) summary() string {
@@ -452,7 +430,9 @@ func (s *server) publicServer(l listener) *http.Server {
 		BaseContext:    func(net.Listener) context.Context { return s.base },
 		ConnContext:    withGuest,
 		Protocols:      protocols,
-		HTTP2:          &http.HTTP2Config{MaxConcurrentStreams: 128, MaxReceiveBufferPerStream: h2Window},
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams: 128, MaxReceiveBufferPerStream: h2Window, MaxReceiveBufferPerConnection: h2Window,
+		},
 		// "OPTIONS *" is not for us either.
 		DisableGeneralOptionsHandler: true,
 	}
@@ -468,6 +448,7 @@ func (s *server) publicServer(l listener) *http.Server {
 				tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
 			},
 		}
+		s.parting.configure(srv, s.leaving.Load)
 	}
 	return srv
 }

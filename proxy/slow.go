@@ -138,6 +138,7 @@ type writer struct {
 	bytes   int64
 	hijack  func(net.Conn) net.Conn // nil: no upgrade allowed
 	guest   *guest                  // nil: not of a connection
+	old     bool                    // HTTP/1, whose connections end with an answer that says so
 	leaving *atomic.Bool            // this process wants no further request on the connection
 
 	edits, ruleEdits edits // of the answer's headers
@@ -155,8 +156,7 @@ func (w *writer) WriteHeader(status int) {
 		w.status = status
 		w.edits.apply(w.Header())
 		w.ruleEdits.apply(w.Header())
-		if w.leaving.Load() && status != http.StatusSwitchingProtocols {
-			// net/http makes a GOAWAY of it for HTTP/2.
+		if w.leaving.Load() && w.old && status != http.StatusSwitchingProtocols {
 			w.Header().Set("Connection", "close")
 		}
 		if w.body != nil && w.body.unfinished() && w.body.request.ProtoMajor == 1 {
