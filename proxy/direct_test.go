@@ -206,16 +206,16 @@ func TestDirectSweeps(t *testing.T) {
 		}
 		wait.Wait()
 		began := open.Load()
-		time.Sleep(20 * time.Second)
+		<-time.After(20 * time.Second)
 		if _, _, err := ask(t, d, t.Context(), "GET", "10.0.0.1:80"); err != nil {
 			t.Error(err)
 		}
-		time.Sleep(25 * time.Second)
+		<-time.After(25 * time.Second)
 		synctest.Wait()
 		if n := open.Load(); n != 1 {
 			t.Errorf("%d of %d connections are open, want the one that was used", n, began)
 		}
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute)
 		synctest.Wait()
 		if n := open.Load(); n != 0 || d.sweeps != nil {
 			t.Errorf("%d connections are open, timer %v", n, d.sweeps)

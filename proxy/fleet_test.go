@@ -73,11 +73,11 @@ func TestFleetSetsAside(t *testing.T) {
 			for range 5 {
 				f.refused(machineA)
 			}
-			time.Sleep(pause - time.Millisecond)
+			<-time.After(pause - time.Millisecond)
 			if got := picks(f, 9); got[machineA] != 0 {
 				t.Fatalf("refused %d times, tried before %s are over", n+1, pause)
 			}
-			time.Sleep(time.Millisecond)
+			<-time.After(time.Millisecond)
 			// One request tries whether it is back, whatever the load.
 			if got := picks(f, 100); got[machineA] != 1 {
 				t.Fatalf("refused %d times, after %s: %v", n+1, pause, got)
@@ -87,17 +87,17 @@ func TestFleetSetsAside(t *testing.T) {
 		if got := picks(f, 210); got[machineA] < 5 || got[machineA] > 15 {
 			t.Errorf("just back, it gets %d of 210", got[machineA])
 		}
-		time.Sleep(slowStart / 2)
+		<-time.After(slowStart / 2)
 		if got := picks(f, 250); got[machineA] < 45 || got[machineA] > 55 {
 			t.Errorf("after half the slow start it gets %d of 250", got[machineA])
 		}
-		time.Sleep(slowStart / 2)
+		<-time.After(slowStart / 2)
 		if got := picks(f, 300); got[machineA] != 100 {
 			t.Errorf("after the slow start it gets %d of 300", got[machineA])
 		}
 		// When all are aside, the first that may be tried again is.
 		f.refused(machineC)
-		time.Sleep(time.Millisecond)
+		<-time.After(time.Millisecond)
 		f.refused(machineA)
 		f.refused(machineB)
 		if a := f.pick(machines, ""); a != machineC {
@@ -110,7 +110,7 @@ func TestFleetFollowsSnapshots(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet()
 		f.keep(fleetOf(machineA, machineB))
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute)
 		f.keep(fleetOf(machines...))
 		if got := picks(f, 210); got[machineC] == 0 || got[machineC] > 20 {
 			t.Errorf("a new one gets %d of 210", got[machineC])
@@ -154,12 +154,12 @@ func TestFleetProperty(t *testing.T) {
 					}
 					f.done(a)
 				}
-				time.Sleep(time.Duration(i) * 10 * time.Millisecond)
+				<-time.After(time.Duration(i) * 10 * time.Millisecond)
 			}
 			for _, a := range taken {
 				f.done(a)
 			}
-			time.Sleep(lastAside)
+			<-time.After(lastAside)
 			got := picks(f, 30)
 			for _, a := range machines {
 				if got[a] == 0 {

@@ -295,7 +295,6 @@ func TestPOSTWaitsForADeadUpstream(t *testing.T) {
 // An upstream that closes kept connections when it likes, with and without
 // having read the next request, fails neither GET nor POST.
 func TestMoodyUpstreamFailsNothing(t *testing.T) {
-	r := start(t)
 	l := listenLocal(t)
 	var served sync.WaitGroup
 	served.Go(func() {
@@ -327,6 +326,7 @@ func TestMoodyUpstreamFailsNothing(t *testing.T) {
 		}
 	})
 	t.Cleanup(func() { _ = l.Close(); served.Wait() })
+	r := start(t) // and so it ends before, with its connections
 	r.put(one(1, l.Addr().String(), routes.Ready))
 	browser := r.browser(false)
 	var wait sync.WaitGroup

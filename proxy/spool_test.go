@@ -309,7 +309,7 @@ func TestSpoolProperty(t *testing.T) {
 				at := 0
 				for i, n := range sizes {
 					if i%7 == 6 {
-						time.Sleep(30 * time.Millisecond)
+						<-time.After(30 * time.Millisecond)
 					}
 					select {
 					case src.from <- want[at : at+n]:
@@ -329,7 +329,7 @@ func TestSpoolProperty(t *testing.T) {
 				var n int
 				n, err = body.Read(buf)
 				got = append(got, buf[:n]...)
-				time.Sleep(time.Duration(pauses[reads%len(pauses)]) * time.Millisecond)
+				<-time.After(time.Duration(pauses[reads%len(pauses)]) * time.Millisecond)
 			}
 			if !bytes.HasPrefix(want, got) {
 				rt.Fatalf("%d bytes came out of order", len(got))

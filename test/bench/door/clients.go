@@ -83,7 +83,7 @@ func ask(number int, to string, config *tls.Config, request string, whole bool) 
 	if _, err := io.WriteString(c, request); err != nil {
 		return nil, nil, err
 	}
-	resp, err := http.ReadResponse(bufio.NewReaderSize(c, 512), nil)
+	resp, err := http.ReadResponse(bufio.NewReaderSize(c, 512), nil) //nolint:bodyclose // the connection is closed
 	if err != nil {
 		return nil, nil, err
 	}
