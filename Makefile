@@ -60,6 +60,7 @@ e2e: package images ## what a user would do and what must survive, on real conta
 .PHONY: e2e-full
 e2e-full: package images ## the same at all moments: hours
 	./test/setup e2e
+	go test -tags full -count 1 -timeout 20m ./proxy
 	TARIMA_E2E_FULL=1 go test -tags e2e,full -p 1 -count 1 -timeout 6h -v ./test/neighbours/... ./test/e2e/... ./test/infront/... ./test/package/...
 	$(MAKE) guest
 

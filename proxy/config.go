@@ -52,8 +52,9 @@ type Config struct {
 	// ACMERoots vouch for an ACME authority that the system does not trust.
 	ACMERoots *x509.CertPool
 
-	Hold   Hold
-	Limits Limits
+	Hold    Hold
+	Limits  Limits
+	Buffers Buffers
 	// Trusted are the networks of proxies in front of this one, whose
 	// X-Forwarded-For, -Proto and -Port are believed, beside those of the
 	// routes.
@@ -89,6 +90,18 @@ type Hold struct {
 	MaxTotal   int           // requests; 0: 1024
 	Timeout    time.Duration // of one request, all its waits together; 0: 20 s
 	MaxBytes   int64         // memory of all that wait: head and the window of the body; 0: 32 MiB
+}
+
+// Buffers hold the answers that clients take slowly, so that the application is
+// free at once. What does not fit waits in the application, as without them.
+type Buffers struct {
+	Memory     int64 // bytes of all answers together; 0: 32 MiB, negative: none
+	MemoryEach int64 // bytes of one; 0: 256 KiB
+	// Disk is the room in files without a name for what does not fit into
+	// memory, of all answers together; 0: 512 MiB, negative: none.
+	Disk     int64
+	DiskEach int64  // bytes of one; 0: 128 MiB
+	Dir      string // of the files; "": Config.Dir
 }
 
 // Limits of the public side.
@@ -134,6 +147,11 @@ func (c *Config) complete() error {
 	fill(&c.Hold.MaxBytes, 32<<20)
 	fill(&c.Limits.Connections, machineCapacity())
 	fill(&c.Limits.ConnectionsPerAddr, max(c.Limits.Connections/8, 100))
+	fill(&c.Buffers.Memory, 32<<20)
+	fill(&c.Buffers.MemoryEach, 256<<10)
+	fill(&c.Buffers.Disk, 512<<20)
+	fill(&c.Buffers.DiskEach, 128<<20)
+	fill(&c.Buffers.Dir, c.Dir)
 	fill(&c.Limits.Head, 30<<10)
 	fill(&c.Limits.HeadTimeout, 10*time.Second)
 	fill(&c.Limits.IdleTimeout, 60*time.Second)

@@ -35,6 +35,14 @@ type State struct {
 	Services     []serviceState `json:"services"`
 	Certificates []certs.State  `json:"certificates"`
 	Trouble      []string       `json:"trouble,omitempty"` // one sentence each
+	Buffered     BufferedState  `json:"buffered"`
+}
+
+// BufferedState is what is kept for clients that take their answers slowly.
+type BufferedState struct {
+	Reading int64 `json:"reading"` // answers whose rest is read ahead at the moment
+	Memory  int64 `json:"memory"`  // bytes
+	Disk    int64 `json:"disk"`    // bytes
 }
 
 // listenControl opens the control socket. A socket that a dead process left
@@ -134,6 +142,7 @@ func (s *server) getState(w http.ResponseWriter, _ *http.Request) {
 		Instance: s.instance, PID: os.Getpid(), Since: s.since, Schema: routes.Schema,
 		Generation: s.board.current.Load().snapshot.Generation,
 		Services:   s.board.states(), Certificates: s.keeper.States(), Trouble: s.trouble.list(),
+		Buffered: BufferedState{Reading: s.spools.open.Load(), Memory: s.spools.memory.used.Load(), Disk: s.spools.disk.used.Load()},
 	})
 }
 

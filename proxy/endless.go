@@ -31,8 +31,11 @@ type eventStream struct {
 
 // follow makes the body of an endless answer one that a drain can end.
 func (g *gate) follow(answer *http.Response) error {
+	if answer.ContentLength >= 0 {
+		return nil
+	}
 	kind, _, err := mime.ParseMediaType(answer.Header.Get("Content-Type"))
-	if err != nil || kind != "text/event-stream" || answer.ContentLength >= 0 {
+	if err != nil || kind != "text/event-stream" {
 		return nil
 	}
 	e := &eventStream{ReadCloser: answer.Body, gate: g}

@@ -159,17 +159,24 @@ func (x *exchange) proxy(d destination, websocket bool) {
 	}
 	repeatable := isRepeatable(x.r)
 	pause := firstPause
-	resends := 0
+	resends, others := 0, 0
+	broken := "" // the address that failed last
 	for {
 		d, ok := x.admit(d)
 		if !ok {
 			return
+		}
+		if d.several != nil {
+			d.upstream = x.s.fleet.pick(d.several, broken)
 		}
 		err := x.attempt(d, repeatable, websocket)
 		if err == nil {
 			return
 		}
 		again := notReached(err) // and so the body was not touched
+		if again && d.several != nil {
+			x.s.fleet.refused(d.upstream)
+		}
 		if !again && repeatable && x.w.status == 0 && !isTimeout(err) && resends < maxResends {
 			resends++
 			again = true
@@ -178,6 +185,11 @@ func (x *exchange) proxy(d destination, websocket bool) {
 			x.failed(err)
 			return
 		}
+		broken = d.upstream
+		if others++; others < len(d.several) {
+			continue // another address may do better at once
+		}
+		others = 0
 		if !x.rest(d, pause) {
 			return
 		}
@@ -306,7 +318,8 @@ func (x *exchange) weight() int64 {
 // attempt sends the request to the upstream once. An error comes back only
 // when nothing of an answer was passed on.
 func (x *exchange) attempt(d destination, repeatable, websocket bool) (failure error) {
-	defer x.s.board.leave(d.gate)
+	place := &stay{s: x.s, d: d}
+	defer place.leave()
 	x.upstream = d.upstream
 	if websocket {
 		x.w.hijack = func(c net.Conn) net.Conn { return newSocket(c, x.s.gateOf(d)) }
@@ -331,7 +344,7 @@ func (x *exchange) attempt(d destination, repeatable, websocket bool) (failure e
 			x.client.forward(o.Header, pr.In.Host)
 		},
 		Transport:      x.s.upstreams.of(repeatable && !websocket),
-		ModifyResponse: x.s.gateOf(d).follow,
+		ModifyResponse: place.receive,
 		BufferPool:     x.s.buffers,
 		ErrorLog:       x.s.proxyLog,
 		ErrorHandler:   func(_ http.ResponseWriter, _ *http.Request, err error) { failure = err },

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"fmt"
@@ -105,7 +106,7 @@ func TestKilledUpstreamLosesNoGET(t *testing.T) {
 	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
 	r.put(one(1, up, routes.Ready))
 	load := startLoad(16, r.browser(false), "https://lms.test/page")
-	for range 20 {
+	for range kills {
 		before := load.ok.Load()
 		until(t, "answers", func() bool { return load.ok.Load() > before+50 || load.failed.Load() > 0 })
 		if err := cmd.Process.Kill(); err != nil {
@@ -253,5 +254,107 @@ func TestRudeUpstreamFailsNoPOST(t *testing.T) {
 	wait.Wait()
 	if n := failed.Load(); n > 0 {
 		t.Errorf("%d of 400 POSTs failed", n)
+	}
+}
+
+// Requests with a body that come while the upstream is dead wait for it, and
+// are sent once.
+func TestPOSTWaitsForADeadUpstream(t *testing.T) {
+	r := start(t)
+	up := freeAddress(t)
+	r.put(one(1, up, routes.Ready))
+	browser := r.browser(false)
+	for range 3 {
+		var posts sync.WaitGroup
+		var failed atomic.Int64
+		for range 12 {
+			posts.Go(func() {
+				resp, err := browser.Post("https://lms.test/post", "application/octet-stream", bytes.NewReader(make([]byte, 20_000)))
+				if err != nil {
+					failed.Add(1)
+					return
+				}
+				body, err := io.ReadAll(resp.Body)
+				_ = resp.Body.Close()
+				if err != nil || resp.StatusCode != http.StatusOK || !bytes.Contains(body, []byte(`"Body":20000`)) {
+					failed.Add(1)
+				}
+			})
+		}
+		until(t, "all wait", func() bool { return waiting(r) == 12 })
+		cmd := startUpstream(t, up)
+		posts.Wait()
+		_ = cmd.Process.Kill() // it has answered everything
+		_ = cmd.Wait()
+		if n := failed.Load(); n > 0 {
+			t.Errorf("%d of 12 POSTs failed", n)
+		}
+	}
+}
+
+// An upstream that closes kept connections when it likes, with and without
+// having read the next request, fails neither GET nor POST.
+func TestMoodyUpstreamFailsNothing(t *testing.T) {
+	l := listenLocal(t)
+	var served sync.WaitGroup
+	served.Go(func() {
+		for n := 0; ; n++ {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			served.Go(func() {
+				defer func() { _ = c.Close() }()
+				in := bufio.NewReader(c)
+				// As many answers as its number says; then it reads one more
+				// request, or not, and closes.
+				for range 1 + n%4 {
+					req, err := http.ReadRequest(in)
+					if err != nil {
+						return
+					}
+					_, _ = io.Copy(io.Discard, req.Body)
+					_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+					if n%3 == 0 { // idle for a moment too long
+						_ = c.SetReadDeadline(time.Now().Add(2 * time.Millisecond))
+					}
+				}
+				if n%2 == 0 {
+					_, _ = http.ReadRequest(in) // its end is the answer
+				}
+			})
+		}
+	})
+	t.Cleanup(func() { _ = l.Close(); served.Wait() })
+	r := start(t) // and so it ends before, with its connections
+	r.put(one(1, l.Addr().String(), routes.Ready))
+	browser := r.browser(false)
+	var wait sync.WaitGroup
+	var failed atomic.Int64
+	for i := range 8 {
+		wait.Go(func() {
+			for n := range 100 {
+				var resp *http.Response
+				var err error
+				if i%2 == 0 {
+					resp, err = browser.Get("https://lms.test/")
+				} else {
+					resp, err = browser.Post("https://lms.test/", "text/plain", bytes.NewReader([]byte("data")))
+				}
+				if err != nil || resp.StatusCode != http.StatusOK {
+					failed.Add(1)
+				}
+				if err == nil {
+					_ = resp.Body.Close()
+				}
+				if n%10 == 0 {
+					<-time.After(2 * time.Millisecond) // so that it comes as it closes
+				}
+			}
+		})
+	}
+	wait.Wait()
+	if n := failed.Load(); n > 0 {
+		t.Errorf("%d of 800 requests failed", n)
 	}
 }

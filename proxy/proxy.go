@@ -47,6 +47,8 @@ type server struct {
 	trust     *trust
 	upstreams *upstreams
 	buffers   *buffers
+	spools    *spools
+	fleet     *fleet
 	nobody    *gate // of addresses that belong to no service
 	limiter   *ratelimit.Table
 	passwords *passwords
@@ -90,7 +92,7 @@ func newServer(cfg Config) (*server, error) {
 	s := &server{
 		cfg: cfg, logger: cfg.Logger, instance: rand.Text(), since: time.Now().UTC(),
 		room: newWaitingRoom(cfg.Hold), events: newEventLog(),
-		trust: newTrust(cfg.Trusted), upstreams: newUpstreams(cfg.Limits), buffers: newBuffers(), nobody: newGate(serviceKey{}),
+		trust: newTrust(cfg.Trusted), upstreams: newUpstreams(cfg.Limits), buffers: newBuffers(), fleet: newFleet(), nobody: newGate(serviceKey{}),
 		proxyLog: slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
 	}
 	s.limiter, s.passwords = ratelimit.New(), newPasswords()
@@ -98,7 +100,11 @@ func newServer(cfg Config) (*server, error) {
 	if cfg.AccessLog != nil {
 		s.access = slog.New(slog.NewJSONHandler(cfg.AccessLog, &slog.HandlerOptions{ReplaceAttr: withoutLevel}))
 	}
-	s.board = newSwitchboard(cfg.Logger, s.events, s.room, s.certify)
+	s.spools = newSpools(cfg.Buffers, cfg.Logger, s.buffers)
+	s.board = newSwitchboard(cfg.Logger, s.events, s.room, func(snapshot routes.Snapshot) {
+		s.certify(snapshot)
+		s.fleet.keep(snapshot)
+	})
 	return s, nil
 }
 

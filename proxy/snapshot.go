@@ -20,6 +20,7 @@ const (
 	maxHosts         = 1000
 	maxRules         = 500  // of one host
 	maxTrusted       = 500  // networks: the greatest CDNs publish some 200
+	maxUpstreams     = 64   // of one host
 	maxText          = 2048 // bytes of a path, URL or text
 	maxPathElements  = 64
 )
@@ -125,6 +126,9 @@ func checkHost(h *routes.Host, states map[serviceKey]routes.State) error {
 		}
 	} else if err := checkService(h.Site, h.Service, h.Upstream, h.State, states); err != nil {
 		return err
+	}
+	if len(h.Upstreams) > maxUpstreams {
+		return fmt.Errorf("%d upstreams, %d are possible", len(h.Upstreams), maxUpstreams)
 	}
 	for _, u := range h.Upstreams {
 		if !isUpstream(u) {

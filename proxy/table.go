@@ -28,6 +28,9 @@ type host struct {
 	authBucket    ratelimit.Bucket
 	anyHash       routes.Secret // for users that do not exist
 	cookieDomain  string
+
+	// several are the addresses of the service when there are more than one.
+	several []string
 }
 
 type rule struct {
@@ -43,9 +46,10 @@ type destination struct {
 	host     *host
 	rule     *rule // nil: none matched
 	rest     string
-	gate     *gate  // nil: no service stands behind it
-	upstream string // "": none yet
-	maxBody  int64  // 0: no bound
+	gate     *gate    // nil: no service stands behind it
+	upstream string   // "": none yet
+	several  []string // to choose from; nil: there is upstream alone
+	maxBody  int64    // 0: no bound
 }
 
 func newTable(s routes.Snapshot, gateOf func(serviceKey) *gate) *table {
@@ -60,6 +64,12 @@ func newTable(s routes.Snapshot, gateOf func(serviceKey) *gate) *table {
 		e.limits, e.limitIndex = newLimits(&h)
 		if h.Auth != nil {
 			e.authBucket, e.anyHash = ratelimit.BucketOf(h.Site, h.Name, "", "auth"), costliest(h.Auth.Users)
+		}
+		if all := addressesOf(h); len(all) > 0 {
+			e.Upstream = all[0]
+			if len(all) > 1 {
+				e.several = all
+			}
 		}
 		if h.Redirect == "" {
 			e.gate = gateOf(serviceKey{h.Site, h.Service})
@@ -95,7 +105,7 @@ func (t *table) find(hostHeader, path string) (destination, bool) {
 	if !ok {
 		return destination{}, false
 	}
-	d := destination{host: h, gate: h.gate, upstream: h.Upstream, maxBody: h.MaxBody}
+	d := destination{host: h, gate: h.gate, upstream: h.Upstream, several: h.several, maxBody: h.MaxBody}
 	for _, i := range h.ruleIndex.candidates(path) {
 		r := &h.rules[i]
 		rest, ok := r.match(path)
@@ -107,6 +117,9 @@ func (t *table) find(hostHeader, path string) (destination, bool) {
 			d.maxBody = r.MaxBody
 		}
 		if r.Upstream != "" || r.Service != "" {
+			if r.gate != h.gate || r.Upstream != h.Upstream {
+				d.several = nil
+			}
 			d.gate, d.upstream = r.gate, r.Upstream
 		}
 		break

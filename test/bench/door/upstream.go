@@ -12,13 +12,15 @@ import (
 	"time"
 )
 
+// connection is the key of a request's connection in its context.
+type connection struct{}
+
 // upstream is a small and quick application server:
 //
 //	/bytes/N     answers with N bytes
 //	/upload      reads the body and answers with its size
-//	/worker/N    the same as /bytes/N, counted as a worker of an application
-//	             server that writes to a blocking socket with the kernel's
-//	             default buffers
+//	/worker/N    the same as /bytes/N, counted as a busy worker until the kernel
+//	             has taken it, which takes little at a time
 //	/workers     how many of those are at work
 func upstream(ctx context.Context, args []string) error {
 	f := flags("upstream")
@@ -41,6 +43,10 @@ func upstream(ctx context.Context, args []string) error {
 	mux.HandleFunc("GET /worker/{n}", func(w http.ResponseWriter, r *http.Request) {
 		workers.Add(1)
 		defer workers.Add(-1)
+		if c, ok := r.Context().Value(connection{}).(*net.TCPConn); ok {
+			_ = c.SetWriteBuffer(32 << 10) // a larger one would make the worker free earlier
+		}
+		w.Header()["Connection"] = []string{"close"} // others have the usual
 		send(w, r)
 	})
 	mux.HandleFunc("GET /workers", func(w http.ResponseWriter, _ *http.Request) {
@@ -57,7 +63,9 @@ func upstream(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: time.Minute}
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: time.Minute, ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+		return context.WithValue(ctx, connection{}, c)
+	}}
 	go func() { <-ctx.Done(); _ = server.Close() }()
 	if err := tell(map[string]string{"listen": l.Addr().String()}); err != nil {
 		return err

@@ -1,0 +1,5 @@
+//go:build full
+
+package proxy
+
+const kills = 100
