@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/certmagic"
@@ -67,7 +68,7 @@ func newIssuers(c Config, source routes.TLS, cache *certmagic.Cache, s *storage)
 			template.DNS01Solver = solver
 		}
 		if a.Account != nil {
-			template.ExternalAccount = &acme.EAB{KeyID: a.Account.KeyID, MACKey: string(a.Account.Key)}
+			template.ExternalAccount = &acme.EAB{KeyID: a.Account.KeyID, MACKey: strings.TrimRight(string(a.Account.Key), "=")}
 		}
 		i.acme = certmagic.NewACMEIssuer(i.first, template)
 		// A try at a test authority first would only blur what went wrong.

@@ -75,7 +75,9 @@ type order struct {
 
 type attempt struct {
 	ended chan struct{}
-	err   error
+	err   error // once ended
+	// inquiry asks for advice alone and orders nothing.
+	inquiry bool
 }
 
 // told is what others were told of a name last.
@@ -199,7 +201,7 @@ func (o *orders) owns() bool {
 	if err := os.MkdirAll(o.storage.Path, 0o700); err != nil {
 		return true // nobody else can have it either, and the attempt will say what is wrong
 	}
-	f, err := os.OpenFile(filepath.Join(o.storage.Path, ".owner"), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(filepath.Join(o.storage.Path, ".owner"), os.O_RDONLY|os.O_CREATE, 0o600)
 	if err != nil {
 		return !errors.Is(err, os.ErrNotExist)
 	}
@@ -241,7 +243,7 @@ func (o *orders) turn() time.Time {
 		}
 		if n.cert != nil && busy < atOnce && o.adviceDue(n, m, now) {
 			busy++
-			o.start(name, n, func(ctx context.Context) error { o.advise(ctx, name); return nil })
+			o.start(name, n, func(ctx context.Context) error { o.advise(ctx, name); return nil }).inquiry = true
 		}
 	}
 	return next
@@ -378,15 +380,14 @@ func texts(errs []error) string {
 
 // ask one authority, and once more when it is plain how to do better.
 func (o *orders) ask(ctx context.Context, i *issuer, name string, reserve int) error {
-	err := o.send(ctx, i, name, true)
+	proved, err := o.send(ctx, i, name, true)
 	again := false
-	replaces := true
 	switch {
-	case err == nil || ctx.Err() != nil:
-	case isProblem(err, acme.ProblemTypeAlreadyReplaced):
+	case err == nil || ctx.Err() != nil || proved:
+	case isProblem(err, acme.ProblemTypeAlreadyReplaced, acme.ProblemTypeUnauthorized):
 		// The authority has given a successor of this certificate already,
-		// which is lost: this is a new order then.
-		again, replaces = true, false
+		// which is lost, or it gave this one to another account.
+		again = true
 	case isProblem(err, acme.ProblemTypeMalformed, acme.ProblemTypeAccountDoesNotExist):
 		// As of an account that the authority never had: the folder is of
 		// another server, or the authority was set up anew.
@@ -401,13 +402,15 @@ func (o *orders) ask(ctx context.Context, i *issuer, name string, reserve int) e
 	if _, held := o.ledger.order(i.key, name, reserve); held != nil {
 		return err
 	}
-	return o.send(ctx, i, name, replaces)
+	_, err = o.send(ctx, i, name, false)
+	return err
 }
 
-// send one order and write down what it cost.
-func (o *orders) send(ctx context.Context, i *issuer, name string, replaces bool) error {
+// send one order and write down what it cost. proved says whether it came as
+// far as a challenge.
+func (o *orders) send(ctx context.Context, i *issuer, name string, replaces bool) (proved bool, err error) {
 	began := time.Now()
-	err := i.order(ctx, name, replaces)
+	err = i.order(ctx, name, replaces)
 	challenge, failures, retryAfter := i.seen.take(name, began)
 	var everybody time.Time
 	if err != nil && retryAfter.After(time.Now()) {
@@ -422,7 +425,7 @@ func (o *orders) send(ctx context.Context, i *issuer, name string, replaces bool
 	if challenge != "" {
 		o.ledger.change(name, func(m *memory) { m.Challenge = challenge })
 	}
-	return err
+	return challenge != "", err
 }
 
 // doubted asks whether a first order can succeed at all, and keeps it back
@@ -489,31 +492,39 @@ func (o *orders) advise(ctx context.Context, name string) {
 // renew a name now, whatever its schedule, and wait for the end of it or of
 // ctx; the attempt goes on without the caller.
 func (o *orders) renew(ctx context.Context, name string) error {
-	o.mu.Lock()
-	n := o.names[name]
-	if n == nil {
-		o.mu.Unlock()
-		return fmt.Errorf("%w: no certificate is ordered for %q", ErrUnknownName, name)
-	}
-	if o.lock == nil {
-		o.mu.Unlock()
-		return fmt.Errorf("%w: the proxy that was here before is still at work; try again in a minute", ErrHeld)
-	}
-	running := n.running
-	if running == nil {
-		if m := o.ledger.of(name); m.Until.After(time.Now()) {
-			o.mu.Unlock()
-			return fmt.Errorf("%w: the authority asked to wait with %s until %s", ErrHeld, name, m.Until.UTC().Format(time.RFC3339))
+	for {
+		a, err := o.attemptNow(name)
+		if err != nil {
+			return err
 		}
-		running = o.start(name, n, func(ctx context.Context) error { return o.attempt(ctx, name, true) })
+		select {
+		case <-a.ended:
+			if !a.inquiry {
+				return a.err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
-	o.mu.Unlock()
-	select {
-	case <-running.ended:
-		return running.err
-	case <-ctx.Done():
-		return ctx.Err()
+}
+
+// attemptNow is the attempt for a name that is under way, or a new one.
+func (o *orders) attemptNow(name string) (*attempt, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	n := o.names[name]
+	switch {
+	case n == nil:
+		return nil, fmt.Errorf("%w: no certificate is ordered for %q", ErrUnknownName, name)
+	case o.ctx.Err() != nil || !o.owns():
+		return nil, fmt.Errorf("%w: another process of the proxy is still at work; try again in a minute", ErrHeld)
+	case n.running != nil:
+		return n.running, nil
 	}
+	if m := o.ledger.of(name); m.Until.After(time.Now()) {
+		return nil, fmt.Errorf("%w: the authority asked to wait with %s until %s", ErrHeld, name, m.Until.UTC().Format(time.RFC3339))
+	}
+	return o.start(name, n, func(ctx context.Context) error { return o.attempt(ctx, name, true) }), nil
 }
 
 func (o *orders) certificateOf(name string) *tls.Certificate {

@@ -158,14 +158,15 @@ func (s *storage) check() error {
 
 // accountFolders of an authority: acme/KEY/users/EMAIL.
 func (s *storage) accountFolders(key string) []string {
-	entries, err := os.ReadDir(filepath.Join(s.Path, "acme", key, "users"))
+	users := filepath.Join(s.Path, "acme", certmagic.StorageKeys.Safe(key), "users")
+	entries, err := os.ReadDir(users)
 	if err != nil {
 		return nil
 	}
 	var all []string
 	for _, e := range entries {
 		if e.IsDir() && !strings.Contains(e.Name(), badMark) {
-			all = append(all, filepath.Join(s.Path, "acme", key, "users", e.Name()))
+			all = append(all, filepath.Join(users, e.Name()))
 		}
 	}
 	return all
