@@ -29,40 +29,44 @@ import (
 // with "lost" do not exist.
 func nameServer(t *testing.T) string {
 	t.Helper()
-	l := listenLocal(t) // the authority asks over TCP
-	started := make(chan struct{})
-	s := &dns.Server{
-		Listener: l, NotifyStartedFunc: func() { close(started) },
-		Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
-			m := new(dns.Msg)
-			m.SetReply(q)
-			switch question := q.Question[0]; {
-			case strings.HasPrefix(question.Name, "lost"):
-				m.Rcode = dns.RcodeNameError
-			case question.Qtype == dns.TypeA:
-				m.Answer = append(m.Answer, &dns.A{
-					Hdr: dns.RR_Header{Name: question.Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 1},
-					A:   net.IPv4(127, 0, 0, 1),
-				})
-			}
-			_ = w.WriteMsg(m)
-		}),
+	l := listenLocal(t) // the authority asks over TCP, the proxy over UDP
+	packets, err := net.ListenPacket("udp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
 	}
-	done := make(chan struct{})
-	go func() { defer close(done); _ = s.ActivateAndServe() }()
-	<-started
-	t.Cleanup(func() { _ = s.Shutdown(); <-done })
+	handler := dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
+		m := new(dns.Msg)
+		m.SetReply(q)
+		switch question := q.Question[0]; {
+		case strings.HasPrefix(question.Name, "lost"):
+			m.Rcode = dns.RcodeNameError
+		case question.Qtype == dns.TypeA:
+			m.Answer = append(m.Answer, &dns.A{
+				Hdr: dns.RR_Header{Name: question.Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 1},
+				A:   net.IPv4(127, 0, 0, 1),
+			})
+		}
+		_ = w.WriteMsg(m)
+	})
+	for _, s := range []*dns.Server{{Listener: l, Handler: handler}, {PacketConn: packets, Handler: handler}} {
+		started := make(chan struct{})
+		s.NotifyStartedFunc = func() { close(started) }
+		done := make(chan struct{})
+		go func() { defer close(done); _ = s.ActivateAndServe() }()
+		<-started
+		t.Cleanup(func() { _ = s.Shutdown(); <-done })
+	}
 	return l.Addr().String()
 }
 
 // pebble runs an ACME authority. It asks for challenges at the given ports.
-func pebble(t *testing.T, httpPort, tlsPort int) (directory string, itself, issued *x509.CertPool) {
+func pebble(t *testing.T, httpPort, tlsPort int, names string) (directory string, itself, issued *x509.CertPool) {
 	t.Helper()
 	t.Setenv("PEBBLE_VA_NOSLEEP", "1")
 	logger := log.New(io.Discard, "", 0)
 	store := db.NewMemoryStore()
 	authority := ca.New(logger, store, "", "ecdsa", 0, 1, map[string]ca.Profile{"default": {Description: "default"}})
-	validator := va.New(logger, httpPort, tlsPort, true, nameServer(t), store)
+	validator := va.New(logger, httpPort, tlsPort, true, names, store)
 	front := wfe.New(logger, store, validator, authority, []string{"pebble.test"}, true, false, 1, 1)
 	s := httptest.NewTLSServer(front.Handler())
 	t.Cleanup(s.Close)
@@ -108,7 +112,8 @@ func TestACME(t *testing.T) {
 			var directory string
 			var issued *x509.CertPool
 			r := start(t, func(c *Config) {
-				directory, c.ACMERoots, issued = pebble(t, port(t, c.HTTP[0]), port(t, c.HTTPS[0]))
+				c.Nameservers, c.PublicHTTPPort = []string{nameServer(t)}, port(t, c.HTTP[0])
+				directory, c.ACMERoots, issued = pebble(t, port(t, c.HTTP[0]), port(t, c.HTTPS[0]), c.Nameservers[0])
 				change(c)
 			})
 			s := one(1, address(up), routes.Ready)
@@ -174,6 +179,7 @@ func TestACME(t *testing.T) {
 				}
 				c.Listeners, c.HTTP, c.HTTPS = nil, r.cfg.HTTP, r.cfg.HTTPS
 				c.Dir, c.ACMERoots = r.cfg.Dir, r.cfg.ACMERoots
+				c.Nameservers, c.PublicHTTPPort = r.cfg.Nameservers, r.cfg.PublicHTTPPort
 			})
 			again.https = r.https
 			if serve(again, "lms.test") != serials["lms.test"] {

@@ -51,6 +51,11 @@ type Config struct {
 
 	// ACMERoots vouch for an ACME authority that the system does not trust.
 	ACMERoots *x509.CertPool
+	// Nameservers to ask about names and for proofs, as "address:port"; none:
+	// those of /etc/resolv.conf.
+	Nameservers []string
+	// PublicHTTPPort is where ACME authorities ask for HTTP-01; 0: 80.
+	PublicHTTPPort int
 
 	Hold    Hold
 	Limits  Limits

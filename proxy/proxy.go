@@ -45,6 +45,7 @@ type server struct {
 	events    *eventLog
 	keeper    *certs.Keeper
 	trust     *trust
+	tickets   *certs.Tickets
 	upstreams *upstreams
 	buffers   *buffers
 	spools    *spools
@@ -147,8 +148,7 @@ func (s *server) certify(snapshot routes.Snapshot) {
 	for i, h := range snapshot.Hosts {
 		names[i] = h.Name
 	}
-	source := certs.Source{ACME: snapshot.TLS.Mode == "acme", Email: snapshot.TLS.Email, Directory: snapshot.TLS.Directory}
-	added := s.keeper.Set(source, names)
+	added := s.keeper.Set(snapshot.TLS, names)
 	if len(added) == 0 {
 		return
 	}
@@ -171,7 +171,10 @@ func (s *server) certify(snapshot routes.Snapshot) {
 // certificate tells the state of a name's certificate.
 func (s *server) certificate(c certs.State) {
 	detail := string(c.Phase)
-	if c.LastError != "" {
+	switch {
+	case c.Warning != "":
+		detail += ": " + c.Warning
+	case c.LastError != "" && c.Phase != certs.Obtaining:
 		detail += ": " + c.LastError
 	}
 	s.logger.Info("certificate", "name", c.Name, "state", detail)
@@ -180,7 +183,10 @@ func (s *server) certificate(c certs.State) {
 
 // openKeeper opens the certificates, whose challenges the listeners answer.
 func (s *server) openKeeper(listeners []listener) (err error) {
-	cfg := certs.Config{Dir: s.cfg.Dir, Logger: s.logger, Roots: s.cfg.ACMERoots, Changed: s.certificate}
+	cfg := certs.Config{
+		Dir: s.cfg.Dir, Logger: s.logger, Roots: s.cfg.ACMERoots, Changed: s.certificate,
+		Nameservers: s.cfg.Nameservers, PublicHTTPPort: s.cfg.PublicHTTPPort,
+	}
 	for _, l := range listeners {
 		port := &cfg.HTTPPort
 		if l.tls {
@@ -193,8 +199,11 @@ func (s *server) openKeeper(listeners []listener) (err error) {
 			cfg.Host = a.IP.String()
 		}
 	}
-	s.keeper, err = certs.Open(cfg)
-	return err
+	if s.keeper, err = certs.Open(cfg); err != nil {
+		return err
+	}
+	s.tickets = certs.OpenTickets(s.cfg.Dir, s.logger)
+	return nil
 }
 
 func (s *server) run(ctx context.Context) error {
@@ -223,6 +232,7 @@ func (s *server) run(ctx context.Context) error {
 	}
 	if err == nil {
 		defer s.keeper.Close()
+		defer s.tickets.Close()
 		err = s.recall()
 	}
 	if err != nil {
@@ -331,6 +341,7 @@ func settle(listeners []listener) {
 
 // outlast serves the requests that are here while a successor has the sockets.
 func (s *server) outlast(ctx context.Context, listeners []listener, control *net.UnixListener, servers []*http.Server, last *testament) {
+	s.keeper.Retire()
 	settle(listeners)
 	pause(control)
 	following, stop := context.WithCancel(ctx)
@@ -446,6 +457,8 @@ func (s *server) publicServer(l listener) *http.Server {
 		srv.TLSConfig = &tls.Config{
 			MinVersion:     tls.VersionTLS12,
 			GetCertificate: s.keeper.GetCertificate,
+			WrapSession:    s.tickets.Wrap,
+			UnwrapSession:  s.tickets.Unwrap,
 			NextProtos:     []string{"h2", "http/1.1", certs.ACMEProtocol},
 			// For TLS 1.2: forward secrecy and AEAD alone.
 			CipherSuites: []uint16{

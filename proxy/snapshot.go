@@ -10,6 +10,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"tarima/proxy/certs"
 	"tarima/proxy/routes"
 )
 
@@ -47,16 +48,11 @@ func checkSnapshot(s *routes.Snapshot) error {
 	if s.Schema < 1 || s.Schema > routes.Schema {
 		return fmt.Errorf("schema %d, this proxy reads 1 to %d", s.Schema, routes.Schema)
 	}
-	if s.TLS.Mode != "local" && s.TLS.Mode != "acme" && s.TLS.Mode != "none" {
-		return fmt.Errorf("tls mode %q: local, acme or none", s.TLS.Mode)
-	}
 	if err := checkTrusted(s.Trusted); err != nil {
 		return err
 	}
-	if s.TLS.Directory != "" {
-		if u, err := checkURL(s.TLS.Directory); err != nil || u.Scheme != "https" || u.Host == "" {
-			return fmt.Errorf("tls directory %q: not https://…", s.TLS.Directory)
-		}
+	if err := certs.CheckSource(s.TLS); err != nil {
+		return err
 	}
 	if len(s.Hosts) > maxHosts {
 		return fmt.Errorf("%d hosts, %d are possible", len(s.Hosts), maxHosts)

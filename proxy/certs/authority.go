@@ -35,9 +35,10 @@ const (
 
 	rootLife = 10 * 365 * 24 * time.Hour
 	leafLife = 90 * 24 * time.Hour
-	// A leaf is replaced when a third of its life is left, a root when a leaf
-	// would outlive it.
+	// A leaf is replaced when a third of its life is left, a root a year ahead
+	// of its end: it has to be imported anew by hand.
 	leafRenew = leafLife / 3
+	rootRenew = 365 * 24 * time.Hour
 	// Clients whose clocks are a little late must not refuse a new leaf.
 	backdate = time.Hour
 )
@@ -49,32 +50,13 @@ const (
 // The root is kept on disk; leaves live in memory, since a new one costs less
 // than a millisecond and is as good as the one before.
 type Authority struct {
+	dir    string
 	logger *slog.Logger
 
 	mu     sync.Mutex
 	root   *x509.Certificate
 	signer crypto.Signer
 	leaves map[string]*tls.Certificate // nil: known, not asked for yet
-}
-
-// Phase of a name's certificate.
-type Phase string
-
-// Phases of a certificate.
-const (
-	Waiting   Phase = "waiting"   // nothing was tried yet
-	Obtaining Phase = "obtaining" // an order is under way
-	Valid     Phase = "valid"
-	Failed    Phase = "failed" // and tried again by itself
-)
-
-// State of one name's certificate.
-type State struct {
-	Name      string    `json:"name"`
-	Phase     Phase     `json:"phase"`
-	Issuer    string    `json:"issuer"`
-	NotAfter  time.Time `json:"notAfter,omitzero"` // zero: not made yet
-	LastError string    `json:"lastError,omitempty"`
 }
 
 // OpenAuthority reads the authority in dir, and makes one there when there is
@@ -84,11 +66,12 @@ func OpenAuthority(dir string, logger *slog.Logger) (*Authority, error) {
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return nil, fmt.Errorf("folder of the certificate authority: %w", err)
 	}
-	a := &Authority{logger: logger, leaves: map[string]*tls.Certificate{}}
-	root, signer, err := readRoot(dir, time.Now())
+	a := &Authority{dir: dir, logger: logger, leaves: map[string]*tls.Certificate{}}
+	root, signer, err := readRoot(dir)
 	switch {
 	case err == nil:
 		a.root, a.signer = root, signer
+		a.renewRoot(time.Now())
 		return a, nil
 	case errors.Is(err, ErrDamaged):
 		aside := ".bad-" + time.Now().UTC().Format("20060102T150405.000Z")
@@ -109,7 +92,7 @@ func OpenAuthority(dir string, logger *slog.Logger) (*Authority, error) {
 	return a, nil
 }
 
-func readRoot(dir string, now time.Time) (*x509.Certificate, crypto.Signer, error) {
+func readRoot(dir string) (*x509.Certificate, crypto.Signer, error) {
 	certPEM, certErr := os.ReadFile(filepath.Join(dir, RootFile))
 	keyPEM, keyErr := os.ReadFile(filepath.Join(dir, rootKey))
 	if errors.Is(certErr, fs.ErrNotExist) && errors.Is(keyErr, fs.ErrNotExist) {
@@ -130,11 +113,8 @@ func readRoot(dir string, now time.Time) (*x509.Certificate, crypto.Signer, erro
 	}
 	root := pair.Leaf
 	signer, ok := pair.PrivateKey.(crypto.Signer)
-	switch {
-	case !ok || !root.IsCA:
+	if !ok || !root.IsCA {
 		return nil, nil, fmt.Errorf("%w in %s: not an authority's certificate", ErrDamaged, dir)
-	case now.Add(leafLife).After(root.NotAfter):
-		return nil, nil, fmt.Errorf("%w in %s: expires %s", ErrDamaged, dir, root.NotAfter.Format(time.DateOnly))
 	}
 	return root, signer, nil
 }
@@ -144,15 +124,36 @@ func makeRoot(dir string, now time.Time) (*x509.Certificate, crypto.Signer, erro
 	if err != nil {
 		return nil, nil, fmt.Errorf("key of the certificate authority: %w", err)
 	}
-	serial, err := newSerial()
+	root, err := signRoot(key, now)
 	if err != nil {
 		return nil, nil, err
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, nil, fmt.Errorf("key of the certificate authority: %w", err)
+	}
+	// The key first: a certificate without its key could never be used, and
+	// somebody might have imported it already.
+	if err := durable.Write(filepath.Join(dir, rootKey), pemBytes("PRIVATE KEY", keyDER), 0o600); err != nil {
+		return nil, nil, err
+	}
+	if err := durable.Write(filepath.Join(dir, RootFile), pemBytes("CERTIFICATE", root.Raw), 0o644); err != nil {
+		return nil, nil, err
+	}
+	return root, key, nil
+}
+
+// signRoot makes the authority's certificate for its key.
+func signRoot(key *ecdsa.PrivateKey, now time.Time) (*x509.Certificate, error) {
+	serial, err := newSerial()
+	if err != nil {
+		return nil, err
 	}
 	// The name carries a part of the key, so that two roots in one trust
 	// store can be told apart.
 	pub, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
 	if err != nil {
-		return nil, nil, fmt.Errorf("key of the certificate authority: %w", err)
+		return nil, fmt.Errorf("key of the certificate authority: %w", err)
 	}
 	sum := sha256.Sum256(pub)
 	t := &x509.Certificate{
@@ -167,29 +168,21 @@ func makeRoot(dir string, now time.Time) (*x509.Certificate, crypto.Signer, erro
 	}
 	der, err := x509.CreateCertificate(rand.Reader, t, t, &key.PublicKey, key)
 	if err != nil {
-		return nil, nil, fmt.Errorf("sign the certificate authority: %w", err)
+		return nil, fmt.Errorf("sign the certificate authority: %w", err)
 	}
 	root, err := x509.ParseCertificate(der)
 	if err != nil {
-		return nil, nil, fmt.Errorf("certificate authority: %w", err)
+		return nil, fmt.Errorf("certificate authority: %w", err)
 	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, nil, fmt.Errorf("key of the certificate authority: %w", err)
-	}
-	// The key first: a certificate without its key could never be used, and
-	// somebody might have imported it already.
-	if err := durable.Write(filepath.Join(dir, rootKey), pemBytes("PRIVATE KEY", keyDER), 0o600); err != nil {
-		return nil, nil, err
-	}
-	if err := durable.Write(filepath.Join(dir, RootFile), pemBytes("CERTIFICATE", der), 0o644); err != nil {
-		return nil, nil, err
-	}
-	return root, key, nil
+	return root, nil
 }
 
 // Root is the authority's certificate.
-func (a *Authority) Root() *x509.Certificate { return a.root }
+func (a *Authority) Root() *x509.Certificate {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.root
+}
 
 // SetNames makes exactly these names known. It returns those that were not
 // known before.
@@ -238,22 +231,6 @@ func (a *Authority) Certificate(name string) (*tls.Certificate, error) {
 	}
 	a.leaves[name] = fresh
 	return fresh, nil
-}
-
-// States of all names, for status and events.
-func (a *Authority) States() []State {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	states := make([]State, 0, len(a.leaves))
-	for name, leaf := range a.leaves {
-		s := State{Name: name, Issuer: a.root.Subject.CommonName, Phase: Waiting}
-		if leaf != nil {
-			s.Phase = Valid
-			s.NotAfter = leaf.Leaf.NotAfter
-		}
-		states = append(states, s)
-	}
-	return states
 }
 
 func (a *Authority) sign(name string, now time.Time) (*tls.Certificate, error) {

@@ -151,7 +151,7 @@ func TestDamageIsSetAside(t *testing.T) {
 			if err := damage(dir); err != nil {
 				t.Fatal(err)
 			}
-			if _, _, err := readRoot(dir, time.Now()); !errors.Is(err, ErrDamaged) {
+			if _, _, err := readRoot(dir); !errors.Is(err, ErrDamaged) {
 				t.Errorf("error %v", err)
 			}
 			fresh := open(t, dir)

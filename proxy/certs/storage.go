@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/certmagic"
+
+	"tarima/store/durable"
 )
 
 // storage keeps certmagic's files, with locks in memory: one process at a time
@@ -25,7 +27,12 @@ type storage struct {
 
 	mu    sync.Mutex
 	locks map[string]chan struct{}
+
+	checking sync.Mutex
 }
+
+// badMark is in the name of what was set aside.
+const badMark = ".bad-"
 
 func newStorage(dir string) *storage {
 	return &storage{FileStorage: certmagic.FileStorage{Path: dir}, locks: map[string]chan struct{}{}}
@@ -73,20 +80,25 @@ func (s *storage) Unlock(_ context.Context, name string) error {
 }
 
 // repair sets aside what certmagic would stumble over in silence: folders of
-// certificates and accounts with a file that cannot be read. It returns what
-// it set aside. skip are names whose folders are not looked at.
-func (s *storage) repair(skip func(name string) bool) []string {
+// accounts and of the certificates of a name ("": all) with a file that cannot
+// be read. It returns what it set aside.
+func (s *storage) repair(name string) []string {
+	if name == "" {
+		name = "*"
+	} else {
+		name = certmagic.StorageKeys.Safe(name)
+	}
 	var aside []string
-	for _, pattern := range []string{"certificates/*/*", "acme/*/users/*"} {
+	for _, pattern := range []string{"certificates/*/" + name, "acme/*/users/*"} {
 		folders, err := filepath.Glob(filepath.Join(s.Path, pattern))
 		if err != nil {
 			continue // the pattern is good
 		}
 		for _, folder := range folders {
-			if strings.Contains(filepath.Base(folder), ".bad-") || skip(filepath.Base(folder)) || sound(folder) {
+			if strings.Contains(filepath.Base(folder), badMark) || sound(folder) {
 				continue
 			}
-			to := folder + ".bad-" + time.Now().UTC().Format("20060102T150405.000Z")
+			to := folder + badMark + time.Now().UTC().Format("20060102T150405.000Z")
 			if os.Rename(folder, to) == nil {
 				aside = append(aside, to)
 			}
@@ -126,4 +138,50 @@ func sound(folder string) bool {
 		}
 	}
 	return true
+}
+
+// check says whether files can be written: what a full disk or a read-only one
+// costs must not be an order.
+func (s *storage) check() error {
+	s.checking.Lock()
+	defer s.checking.Unlock()
+	if err := os.MkdirAll(s.Path, 0o700); err != nil {
+		return err
+	}
+	// As much as a certificate with its chain, its key and what is known of it.
+	const name, size = ".space", 32 << 10
+	if err := durable.Write(filepath.Join(s.Path, name), make([]byte, size), 0o600); err != nil {
+		return err
+	}
+	return os.Remove(filepath.Join(s.Path, name))
+}
+
+// accountFolders of an authority: acme/KEY/users/EMAIL.
+func (s *storage) accountFolders(key string) []string {
+	users := filepath.Join(s.Path, "acme", certmagic.StorageKeys.Safe(key), "users")
+	entries, err := os.ReadDir(users)
+	if err != nil {
+		return nil
+	}
+	var all []string
+	for _, e := range entries {
+		if e.IsDir() && !strings.Contains(e.Name(), badMark) {
+			all = append(all, filepath.Join(users, e.Name()))
+		}
+	}
+	return all
+}
+
+func (s *storage) hasAccount(key string) bool { return len(s.accountFolders(key)) > 0 }
+
+func (s *storage) setAccountsAside(key string) ([]string, error) {
+	var aside []string
+	for _, folder := range s.accountFolders(key) {
+		to := folder + badMark + time.Now().UTC().Format("20060102T150405.000Z")
+		if err := os.Rename(folder, to); err != nil {
+			return aside, err
+		}
+		aside = append(aside, to)
+	}
+	return aside, nil
 }
