@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -222,5 +223,13 @@ func TestRoutesChangeOnAFullDisk(t *testing.T) {
 	r.put(one(3, address(up), routes.Ready))
 	if s, _ := r.client.State(t.Context()); len(s.Trouble) != 0 {
 		t.Errorf("trouble stays %q", s.Trouble)
+	}
+}
+
+// TestClientWithoutProxy: what the administrator reads says what to do.
+func TestClientWithoutProxy(t *testing.T) {
+	_, err := NewClient(filepath.Join(t.TempDir(), "nobody.sock")).Put(t.Context(), routes.Snapshot{})
+	if err == nil || !strings.Contains(err.Error(), "systemctl start tarima-proxy") {
+		t.Errorf("put without a proxy: %v, want how it is started", err)
 	}
 }
