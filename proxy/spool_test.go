@@ -29,14 +29,14 @@ import (
 	"tarima/proxy/routes"
 )
 
-// workers is an application server whose workers are busy until the kernel
+// crew is an application server whose crew are busy until the kernel
 // has taken the whole answer, of which it takes little.
-type workers struct {
+type crew struct {
 	page []byte
 	busy atomic.Int64
 }
 
-func (a *workers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (a *crew) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.busy.Add(1)
 	defer a.busy.Add(-1)
 	switch r.URL.Path {
@@ -59,9 +59,9 @@ func (a *workers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // application serves with small buffers in the kernel.
-func application(t *testing.T, page []byte) (*workers, string) {
+func application(t *testing.T, page []byte) (*crew, string) {
 	t.Helper()
-	a := &workers{page: page}
+	a := &crew{page: page}
 	s := httptest.NewUnstartedServer(a)
 	s.Config.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
 		_ = c.(*net.TCPConn).SetWriteBuffer(32 << 10)
@@ -187,7 +187,7 @@ func TestWhatIsNotKept(t *testing.T) {
 			until(t, "one worker is free", func() bool { return app.busy.Load() == 1 && buffered(r).Disk > 0 })
 			<-time.After(2 * slowAfter)
 			if n := app.busy.Load(); n != 1 || buffered(r).Reading != 0 {
-				t.Errorf("%d workers are busy, %+v", n, buffered(r))
+				t.Errorf("%d crew are busy, %+v", n, buffered(r))
 			}
 			for _, a := range []*http.Response{slow, kept} {
 				if body, err := readAnswer(t, a); err != nil || !bytes.Contains(body, page[len(page)-1024:]) {
