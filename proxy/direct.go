@@ -11,7 +11,10 @@ import (
 	"net/http/httptrace"
 	"net/textproto"
 	"sync"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // direct is an HTTP/1.1 client for requests without a body that may be sent
@@ -67,7 +70,7 @@ func (c *directConn) Read(p []byte) (int, error) {
 // closed by the upstream while nobody looked: then a new one is made.
 func (d *direct) RoundTrip(r *http.Request) (*http.Response, error) {
 	address := r.URL.Host
-	if c := d.take(address); c != nil {
+	if c := d.takeQuiet(address); c != nil {
 		resp, silent, err := c.roundTrip(r)
 		if err == nil || !silent || r.Context().Err() != nil {
 			return resp, err
@@ -173,6 +176,37 @@ func (b *directBody) end(whole bool) {
 			_ = b.conn.Close() // it is over either way
 		}
 	})
+}
+
+// takeQuiet returns a kept connection on which nothing came in the meantime, or
+// nil. What an upstream sends unasked (an application whose answer is longer
+// than its Content-Length) would be taken for the answer to somebody else.
+func (d *direct) takeQuiet(address string) *directConn {
+	for {
+		c := d.take(address)
+		if c == nil || quiet(c.Conn) {
+			return c
+		}
+		_ = c.Close() // closed by the upstream, or out of step
+	}
+}
+
+// quiet says that a connection is open and that there is nothing to read.
+func quiet(c net.Conn) bool {
+	s, ok := c.(syscall.Conn)
+	if !ok {
+		return true
+	}
+	raw, err := s.SyscallConn()
+	if err != nil {
+		return false
+	}
+	open := false
+	err = raw.Control(func(fd uintptr) {
+		_, _, err := unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		open = errors.Is(err, unix.EAGAIN)
+	})
+	return err == nil && open
 }
 
 // take returns the kept connection that was used last, or nil.

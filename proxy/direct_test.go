@@ -260,3 +260,51 @@ func FuzzDirectAnswer(f *testing.F) {
 		}
 	})
 }
+
+// An application whose answer is longer than it said: the rest is nobody's
+// answer.
+func TestDirectDropsWhatNobodyAskedFor(t *testing.T) {
+	late := make(chan struct{})
+	said := make(chan struct{})
+	told := sync.OnceFunc(func() { close(said) })
+	l := listenLocal(t)
+	var wait sync.WaitGroup
+	connections := new(atomic.Int64)
+	wait.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			n := connections.Add(1)
+			wait.Go(func() {
+				defer func() { _ = c.Close() }()
+				in := bufio.NewReader(c)
+				for {
+					if _, err := http.ReadRequest(in); err != nil {
+						return
+					}
+					_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nmine")
+					if n == 1 {
+						<-late
+						_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nothers")
+						told()
+					}
+				}
+			})
+		}
+	})
+	d := newDirect(t)
+	t.Cleanup(func() { d.close(); _ = l.Close(); wait.Wait() })
+	if _, body, err := ask(t, d, t.Context(), http.MethodGet, l.Addr().String()); body != "mine" || err != nil {
+		t.Fatalf("%q, %v", body, err)
+	}
+	close(late)
+	<-said
+	if _, body, err := ask(t, d, t.Context(), http.MethodGet, l.Addr().String()); body != "mine" || err != nil {
+		t.Errorf("%q, %v", body, err)
+	}
+	if n := connections.Load(); n != 2 {
+		t.Errorf("%d connections", n)
+	}
+}
