@@ -97,7 +97,9 @@ func (x *exchange) serve(l listener) {
 	// Behind a web server it is for that one to redirect: a second opinion
 	// can only make a loop.
 	if x.s.httpsPort != 0 && x.client.proto == "http" && !x.s.trust.current.Load().behind {
-		x.redirect("https://"+withPort(d.host.Name, x.s.httpsPort)+r.URL.RequestURI(), http.StatusPermanentRedirect)
+		if !x.uncertified(d.host.Name) {
+			x.redirect("https://"+withPort(d.host.Name, x.s.httpsPort)+r.URL.RequestURI(), http.StatusPermanentRedirect)
+		}
 		return
 	}
 	if x.guard(d) {

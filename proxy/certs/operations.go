@@ -38,6 +38,19 @@ func (k *Keeper) State(name string) (State, error) {
 	return k.state(name), nil
 }
 
+// Missing says that a public authority has not certified a name yet, and how
+// far that is. Visitors are shown the local authority's stand-in until then.
+func (k *Keeper) Missing(name string) (State, bool) {
+	k.mu.RLock()
+	o := k.orders
+	k.mu.RUnlock()
+	if o == nil || k.mustKnow(name) != nil {
+		return State{}, false
+	}
+	s := k.state(name)
+	return s, s.Phase != Valid
+}
+
 // Renew gets a new certificate for a name now, and waits for it. What was
 // there is served until then. Limits of the authority hold all the same
 // (ErrHeld); a certificate of the administrator's own cannot be renewed here

@@ -118,10 +118,28 @@ func (k *Keeper) doubt(ctx context.Context, name string) error {
 	}
 	for _, f := range findings {
 		if f.Level == routes.FindingError {
-			return errors.New(f.Text)
+			return &doubtError{f}
 		}
 	}
 	return nil
+}
+
+// doubtError is what speaks against an order before it is sent.
+type doubtError struct{ finding routes.CertificateFinding }
+
+func (e *doubtError) Error() string { return e.finding.Text }
+
+// problem is what the authority would have called it (RFC 8555 section 6.7).
+func (e *doubtError) problem() string {
+	switch e.finding.Code {
+	case FindNoName, FindNoAddress, FindNoAnswer:
+		return "dns"
+	case FindRefused, FindUnreachable, FindStranger:
+		return "connection"
+	case FindCAA:
+		return "caa"
+	}
+	return ""
 }
 
 func finding(name, level, code, text string, args ...string) routes.CertificateFinding {

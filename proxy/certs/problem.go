@@ -32,7 +32,10 @@ func explain(err error) (problem, text string) {
 	}
 	var p acme.Problem
 	if !errors.As(err, &p) {
-		return "", shorten(err.Error())
+		if d := (*doubtError)(nil); errors.As(err, &d) {
+			problem = d.problem()
+		}
+		return problem, shorten(err.Error())
 	}
 	problem = strings.TrimPrefix(p.Type, acme.ProblemTypeNamespace)
 	// "compound" says nothing: the reasons are in the subproblems.
