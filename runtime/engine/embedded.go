@@ -45,12 +45,18 @@ type embedded struct {
 	background context.Context
 }
 
-// shimCleanup is containerd's name of the time that the removal of the
-// containers of a killed shim may take. Beyond it their exits get the code 255;
-// five seconds, its default, are little for a machine that is out of breath.
+// Times that containerd grants a shim, by its names for them. Five seconds, the
+// default of both, are little for a machine that is out of breath.
 const (
+	// shimCleanup is how long the removal of the containers of a killed shim
+	// may take. Beyond it their exits get the code 255.
 	shimCleanup         = "io.containerd.timeout.shim.cleanup"
 	shimCleanupPatience = 30 * time.Second
+	// shimLoad is how long a shim may take to answer a daemon that starts.
+	// Beyond it containerd takes the shim for dead and kills its container,
+	// which was seen under emulation. A shim that is dead refuses at once.
+	shimLoad         = "io.containerd.timeout.shim.load"
+	shimLoadPatience = 20 * time.Second
 )
 
 // startEmbedded builds the plugin graph. It is a bootstrap of our own and not
@@ -58,6 +64,7 @@ const (
 // opens sockets and registers metrics for the whole process.
 func startEmbedded(cfg Config) (_ *embedded, err error) {
 	timeout.Set(shimCleanup, shimCleanupPatience)
+	timeout.Set(shimLoad, shimLoadPatience)
 	ctx, stop := context.WithCancel(containerdLogger(context.Background(), cfg.Logger))
 	e := &embedded{set: plugin.NewPluginSet(), stop: stop, background: ctx}
 	defer func() {

@@ -152,9 +152,6 @@ func siteLimits(t *testing.T) {
 		if shown := number("systemctl show -P MemoryMax tarima-default." + service + ".scope"); limit <= 0 || shown != limit {
 			t.Errorf("%s: memory.max is %d, systemd knows %d", service, limit, shown)
 		}
-		if high := number("cat " + scope + "/memory.high"); high <= 0 || high > limit {
-			t.Errorf("%s: memory.high is %d, memory.max %d", service, high, limit)
-		}
 		if pids := number("cat " + scope + "/pids.max"); pids <= 0 {
 			t.Errorf("%s: pids.max is %d", service, pids)
 		}

@@ -56,20 +56,22 @@ func TestContents(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := map[string]string{
-		"./usr/bin/tarima":                                  "-rwxr-xr-x",
-		"./usr/libexec/tarima/runc":                         "-rwxr-xr-x",
-		"./usr/lib/systemd/system/tarima.service":           "-rw-r--r--",
-		"./usr/lib/systemd/system/tarima-proxy.service":     "-rw-r--r--",
-		"./usr/lib/sysusers.d/tarima.conf":                  "-rw-r--r--",
-		"./usr/share/tarima/tarima.toml":                    "-rw-r--r--",
-		"./usr/share/doc/tarima/copyright":                  "-rw-r--r--",
-		"./usr/share/doc/tarima/changelog.Debian.gz":        "-rw-r--r--",
-		"./usr/share/man/man8/tarima.8.gz":                  "-rw-r--r--",
-		"./usr/share/man/man8/tarima-status.8.gz":           "-rw-r--r--",
-		"./usr/share/bash-completion/completions/tarima":    "-rw-r--r--",
-		"./usr/share/zsh/vendor-completions/_tarima":        "-rw-r--r--",
-		"./usr/share/fish/vendor_completions.d/tarima.fish": "-rw-r--r--",
-		"./etc/tarima/":                                     "drwxr-xr-x",
+		"./usr/bin/tarima":                                       "-rwxr-xr-x",
+		"./usr/libexec/tarima/runc":                              "-rwxr-xr-x",
+		"./usr/lib/systemd/system/tarima.service":                "-rw-r--r--",
+		"./usr/lib/systemd/system/tarima-proxy.service":          "-rw-r--r--",
+		"./usr/lib/systemd/system/tarima.slice":                  "-rw-r--r--",
+		"./usr/lib/systemd/system/tarima-.slice.d/poweroff.conf": "-rw-r--r--",
+		"./usr/lib/sysusers.d/tarima.conf":                       "-rw-r--r--",
+		"./usr/share/tarima/tarima.toml":                         "-rw-r--r--",
+		"./usr/share/doc/tarima/copyright":                       "-rw-r--r--",
+		"./usr/share/doc/tarima/changelog.Debian.gz":             "-rw-r--r--",
+		"./usr/share/man/man8/tarima.8.gz":                       "-rw-r--r--",
+		"./usr/share/man/man8/tarima-status.8.gz":                "-rw-r--r--",
+		"./usr/share/bash-completion/completions/tarima":         "-rw-r--r--",
+		"./usr/share/zsh/vendor-completions/_tarima":             "-rw-r--r--",
+		"./usr/share/fish/vendor_completions.d/tarima.fish":      "-rw-r--r--",
+		"./etc/tarima/": "drwxr-xr-x",
 	}
 	var times []string
 	for line := range strings.Lines(string(out)) {

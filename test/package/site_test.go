@@ -205,26 +205,38 @@ func (s *realSite) stopsAll(t *testing.T, said string, do func()) {
 	if !strings.Contains(log, said) {
 		t.Errorf("the stop says:\n%s", log)
 	}
-	// In order: nothing stops before what needs it.
-	order := []string{}
-	for _, m := range regexp.MustCompile(`"kind":"stopped","service":"([a-z-]+)"`).FindAllStringSubmatch(log, -1) {
-		order = append(order, m[1])
-	}
-	if len(order) != siteServices {
-		t.Errorf("stopped, in this order: %v", order)
-	}
-	at := func(name string) int { return strings.Index(" "+strings.Join(order, " ")+" ", " "+name+" ") }
-	for _, user := range []string{"lms", "cms", "lms-worker", "cms-worker"} {
-		if at(user) < 0 || at(user) > at("mysql") || at(user) > at("mongodb") {
-			t.Errorf("%s is not stopped before the databases: %v", user, order)
-		}
-	}
+	inOrder(t, log)
 	if code, out := s.sh(t, "tarima status"); code != 3 {
 		t.Errorf("tarima status of a stopped daemon: exit code %d\n%s", code, out)
 	}
 	s.must(t, "systemctl start tarima")
 	s.waitReady(t)
 	s.visit(t)
+}
+
+var (
+	stoppedEvent = regexp.MustCompile(`kind"?[=:]"?stopped"?,?[ "]+service"?[=:]"?([a-z-]+)`)
+	exitedEvent  = regexp.MustCompile(`kind"?[=:]"?exited"?`)
+)
+
+// inOrder looks for a stop of the whole site in a log: nothing ends by itself,
+// and nothing is stopped before what needs it.
+func inOrder(t *testing.T, log string) {
+	t.Helper()
+	at := map[string]int{}
+	for i, m := range stoppedEvent.FindAllStringSubmatch(log, -1) {
+		at[m[1]] = i
+	}
+	if len(at) != siteServices || exitedEvent.MatchString(log) {
+		t.Errorf("%d of %d services were stopped in order:\n%s", len(at), siteServices, log)
+	}
+	for _, user := range []string{"lms", "cms", "lms-worker", "cms-worker"} {
+		for _, database := range []string{"mysql", "mongodb", "redis"} {
+			if at[user] > at[database] {
+				t.Errorf("%s is stopped before %s:\n%s", database, user, log)
+			}
+		}
+	}
 }
 
 const (
@@ -289,6 +301,8 @@ UNIT
 	}
 	if log := string(data); !strings.Contains(log, stoppedByDaemon) {
 		t.Errorf("the last words are:\n%s", tail(log, 20))
+	} else {
+		inOrder(t, log)
 	}
 	if data, err = os.ReadFile(filepath.Join(s.dir, "shared", "witness")); err != nil || string(data) != "left:\n" {
 		t.Errorf("when tarima.service has ended: %q, %v", data, err)
