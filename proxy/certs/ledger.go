@@ -182,6 +182,17 @@ func (l *ledger) of(name string) memory {
 // change what is remembered of a name. A record that cannot be written now is
 // written with the next change: what must be on disk first is an order.
 func (l *ledger) change(name string, f func(*memory)) {
+	l.note(name, f)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.save(); err != nil {
+		l.logger.Warn("the record of certificate orders is not on disk", "error", err)
+	}
+}
+
+// note is change for what need not outlive the process: it goes to the disk
+// with the next change.
+func (l *ledger) note(name string, f func(*memory)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	m := l.data.Names[name]
@@ -190,9 +201,6 @@ func (l *ledger) change(name string, f func(*memory)) {
 		l.data.Names[name] = m
 	}
 	f(m)
-	if err := l.save(); err != nil {
-		l.logger.Warn("the record of certificate orders is not on disk", "error", err)
-	}
 }
 
 // keep forgets all names but these.
@@ -232,7 +240,7 @@ func (l *ledger) order(key, name string, reserve int) (until time.Time, err erro
 			return free, fmt.Errorf("%w: "+limit.text+"; next at %s", ErrHeld, limit.most, free.UTC().Format(time.RFC3339))
 		}
 	}
-	a.Orders = note(a.Orders, name, now, ordersSpan)
+	a.Orders = count(a.Orders, name, now, ordersSpan)
 	if err := l.save(); err != nil {
 		a.Orders = a.Orders[:len(a.Orders)-1]
 		return now.Add(watchEvery), fmt.Errorf("no order without a record of it: %w", err)
@@ -257,8 +265,8 @@ func freeAt(list []entry, match func(entry) bool, most int, span time.Duration, 
 	return now.Add(span - now.Sub(within[len(within)-most]))
 }
 
-// note adds an entry and drops those that no limit counts any more.
-func note(list []entry, name string, now time.Time, span time.Duration) []entry {
+// count adds an entry and drops those that no limit counts any more.
+func count(list []entry, name string, now time.Time, span time.Duration) []entry {
 	list = slices.DeleteFunc(list, func(e entry) bool { return now.Sub(e.At) >= span })
 	if len(list) >= ledgerKeeps {
 		list = slices.Delete(list, 0, len(list)-ledgerKeeps+1)
@@ -272,10 +280,10 @@ func (l *ledger) outcome(key, name string, issued bool, failures int, until time
 	defer l.mu.Unlock()
 	a, now := l.account(key), time.Now()
 	if issued {
-		a.Issued = note(a.Issued, name, now, week)
+		a.Issued = count(a.Issued, name, now, week)
 	}
 	for range failures {
-		a.Failed = note(a.Failed, name, now, failedSpan)
+		a.Failed = count(a.Failed, name, now, failedSpan)
 	}
 	if until.After(a.Until) {
 		a.Until = until

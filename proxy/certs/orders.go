@@ -66,6 +66,7 @@ type orders struct {
 // order is what is known of one name.
 type order struct {
 	cert   *tls.Certificate // nil: none
+	serial string           // of cert, as in advice
 	issuer string           // key of who signed cert
 	// running is closed when the attempt under way has ended; nil: there is
 	// none. err is its result.
@@ -172,7 +173,7 @@ func (o *orders) load(name string) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if n := o.names[name]; n != nil && best != nil {
-		n.cert, n.issuer = best, key
+		n.cert, n.serial, n.issuer = best, serial(best), key
 	}
 	return best != nil
 }
@@ -234,7 +235,7 @@ func (o *orders) turn() time.Time {
 			continue
 		}
 		m := o.ledger.of(name)
-		if at := due(name, n.cert, m); at.After(now) {
+		if at := due(name, n.cert, n.serial, m); at.After(now) {
 			next = earlier(next, at)
 		} else if busy < atOnce {
 			busy++
@@ -250,11 +251,11 @@ func (o *orders) turn() time.Time {
 }
 
 // due is when the next attempt for a name may begin.
-func due(name string, cert *tls.Certificate, m memory) time.Time {
+func due(name string, cert *tls.Certificate, serial string, m memory) time.Time {
 	var at time.Time
 	if cert != nil {
 		a := m.Advice
-		if a.Serial != serial(cert) {
+		if a.Serial != serial {
 			a = advice{}
 		}
 		at = renewAt(name, cert.Leaf.NotBefore, cert.Leaf.NotAfter, a)
@@ -416,14 +417,14 @@ func (o *orders) send(ctx context.Context, i *issuer, name string, replaces bool
 	if err != nil && retryAfter.After(time.Now()) {
 		switch problemStatus(err) {
 		case http.StatusTooManyRequests:
-			o.ledger.change(name, func(m *memory) { m.Until = retryAfter })
+			o.ledger.note(name, func(m *memory) { m.Until = retryAfter }) // written with the outcome
 		case http.StatusServiceUnavailable:
 			everybody = retryAfter
 		}
 	}
 	o.ledger.outcome(i.key, name, err == nil, failures, everybody)
 	if challenge != "" {
-		o.ledger.change(name, func(m *memory) { m.Challenge = challenge })
+		o.ledger.note(name, func(m *memory) { m.Challenge = challenge })
 	}
 	return challenge != "", err
 }
@@ -449,7 +450,7 @@ func (o *orders) doubted(ctx context.Context, name string) error {
 
 // adviceDue says whether the authority should be asked when to renew.
 func (o *orders) adviceDue(n *order, m memory, now time.Time) bool {
-	if m.Advice.Serial != serial(n.cert) {
+	if m.Advice.Serial != n.serial {
 		return true
 	}
 	return now.After(m.Advice.Ask)
@@ -484,7 +485,14 @@ func (o *orders) advise(ctx context.Context, name string) {
 			a.Ask = time.Now().Add(adviceUsual)
 		}
 		a.Serial = serial(cert)
-		o.ledger.change(name, func(m *memory) { m.Advice = a })
+		// Many an answer is as the last one: no news for the disk.
+		keep := o.ledger.note
+		if was := o.ledger.of(name).Advice; was.Serial != a.Serial || !was.Start.Equal(a.Start) || !was.End.Equal(a.End) {
+			keep = o.ledger.change
+		} else {
+			a.Selected = was.Selected // one moment per window
+		}
+		keep(name, func(m *memory) { m.Advice = a })
 		return
 	}
 }
@@ -582,9 +590,9 @@ func (o *orders) state(name string) State {
 	o.mu.RLock()
 	n := o.names[name]
 	var cert *tls.Certificate
-	running, key := false, o.issuers[0].key
+	running, key, number := false, o.issuers[0].key, ""
 	if n != nil {
-		cert, running = n.cert, n.running != nil
+		cert, running, number = n.cert, n.running != nil, n.serial
 		if n.issuer != "" {
 			key = n.issuer
 		}
@@ -599,12 +607,12 @@ func (o *orders) state(name string) State {
 	if n == nil {
 		return s
 	}
-	s.NextAttempt = due(name, cert, m)
+	s.NextAttempt = due(name, cert, number, m)
 	if cert != nil && time.Now().Before(cert.Leaf.NotAfter) {
 		s.Phase, s.Origin, s.Issuer = Valid, routes.OriginACME, cert.Leaf.Issuer.CommonName
 		s.NotBefore, s.NotAfter = cert.Leaf.NotBefore, cert.Leaf.NotAfter
 		a := m.Advice
-		if a.Serial != serial(cert) {
+		if a.Serial != number {
 			a = advice{}
 		}
 		s.RenewAt = renewAt(name, cert.Leaf.NotBefore, cert.Leaf.NotAfter, a)
