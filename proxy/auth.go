@@ -63,7 +63,7 @@ func (x *exchange) auth(h *host) (answered bool) {
 		hash = h.anyHash
 	}
 	digest := p.digest(user, password, string(hash))
-	if !exists || !p.remembers(digest, x.start) {
+	if !p.remembers(digest, x.start) {
 		if ok, wait := x.s.limiter.Allow(x.start, h.authBucket, x.client.addr, authBudget); !ok {
 			x.tooOften(wait, "limit of log-ins")
 			return true

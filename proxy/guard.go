@@ -38,6 +38,20 @@ func (x *exchange) guard(d destination) (answered bool) {
 	return true
 }
 
+// guardHeld is for a request that waited while the routes changed: what was
+// asked of it already is not asked again.
+func (x *exchange) guardHeld(d destination) (answered bool) {
+	x.dress(d)
+	switch {
+	case d.host.Maintenance != nil && x.maintenance(d.host):
+	case d.rule != nil && d.rule.Status != 0:
+		x.page(d.rule.Status, statusMessage(d.rule.Status))
+	default:
+		return false
+	}
+	return true
+}
+
 // robots keeps search engines out (RFC 9309).
 func (x *exchange) robots() {
 	const text = "User-agent: *\nDisallow: /\n"

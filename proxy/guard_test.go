@@ -3,6 +3,7 @@ package proxy
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/http"
 	"net/http/httptest"
@@ -74,6 +75,8 @@ func TestRateLimits(t *testing.T) {
 		h.Limits = []routes.RateLimit{
 			{Name: "login", Path: "/login_ajax", Methods: []string{"POST"}, Burst: 3, Every: time.Hour},
 			{Name: "login", Path: "/api/user/*/account/login_session/", Methods: []string{"POST"}, Burst: 3, Every: time.Hour},
+			{Name: "twice", Path: "/twice/", Burst: 2, Every: time.Hour},
+			{Name: "twice", Path: "/twice/x", Burst: 2, Every: time.Hour},
 			{Name: "all", Path: "", Burst: 1000, Every: time.Second},
 		}
 	})
@@ -114,6 +117,13 @@ func TestRateLimits(t *testing.T) {
 	} {
 		if resp, _ := ask(); resp.StatusCode != http.StatusOK {
 			t.Errorf("%s: %s", name, resp.Status)
+		}
+	}
+	// A request that two paths of a limit fit is counted once.
+	for i := range 3 {
+		resp, _ := post("/twice/x", "192.0.2.1")
+		if want := i < 2; (resp.StatusCode == http.StatusOK) != want {
+			t.Errorf("request %d that fits twice: %s", i+1, resp.Status)
 		}
 	}
 	// IPv6: the /64 is the address.
@@ -226,6 +236,83 @@ func TestHeadersAndBlockedPaths(t *testing.T) {
 	before := g.reached.Load()
 	if resp, _ := g.get(browser, "https://lms.test/robots.txt"); g.reached.Load() != before+1 || resp.Header.Get("X-Robots-Tag") != "" {
 		t.Errorf("robots.txt of an open site: %v", resp.Header)
+	}
+}
+
+// TestNoHTTPS: without TLS there is no word of it.
+func TestNoHTTPS(t *testing.T) {
+	r := start(t, func(c *Config) { c.HTTPS, c.Listeners = nil, c.Listeners[:1] })
+	s := one(1, address(upstreamServer(t, echo())), routes.Ready)
+	s.Hosts[0].HSTS, s.Hosts[0].Headers = 3600, map[string]string{"X-A": "b"}
+	r.put(s)
+	req, err := http.NewRequest(http.MethodGet, "http://"+r.http+"/x", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Host = "lms.test"
+	resp, _ := r.do(http.DefaultClient, req)
+	http.DefaultClient.CloseIdleConnections()
+	if resp.StatusCode != http.StatusOK || resp.Header.Get("X-A") != "b" || resp.Header.Get("Strict-Transport-Security") != "" {
+		t.Errorf("%s %v", resp.Status, resp.Header)
+	}
+}
+
+// TestRedirectsAreOpen: a name that is sent on asks nobody for anything.
+func TestRedirectsAreOpen(t *testing.T) {
+	g := newGuarded(t, func(h *routes.Host) {
+		if h.Name == "apps.lms.test" {
+			*h = routes.Host{
+				Name: h.Name, Site: h.Site, Redirect: "https://lms.test", HSTS: 60, Closed: true, Proof: true,
+				Auth: &routes.Auth{Users: map[string]routes.Secret{"a": hashOf(t, "b")}}, Maintenance: &routes.Maintenance{},
+			}
+		}
+	})
+	resp, _ := g.get(g.browser(true), "https://apps.lms.test/robots.txt")
+	if resp.StatusCode != http.StatusPermanentRedirect || resp.Header.Get("Location") != "https://lms.test/robots.txt" || resp.Header.Get("Strict-Transport-Security") != "max-age=60" {
+		t.Errorf("%s %v", resp.Status, resp.Header)
+	}
+}
+
+// TestHeldRequestsMeetNewRules: who waits for a service is told when the host
+// is closed, or the path blocked, in the meantime.
+func TestHeldRequestsMeetNewRules(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(h *routes.Host)
+		status int
+		text   string
+	}{
+		"closed":  {func(h *routes.Host) { h.Maintenance = &routes.Maintenance{} }, 503, "Estamos trabajando en el sitio"},
+		"blocked": {func(h *routes.Host) { h.Rules = []routes.Rule{{Path: "/x", Status: 404}} }, 404, "No se encontró"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := newGuarded(t, func(h *routes.Host) { h.State = routes.Hold })
+			browser := g.browser(true)
+			answer := make(chan string, 1)
+			go func() {
+				req, err := http.NewRequest(http.MethodGet, "https://lms.test/x", nil)
+				if err != nil {
+					answer <- err.Error()
+					return
+				}
+				req.Header.Set("Accept", acceptHTML)
+				resp, err := browser.Do(req)
+				if err != nil {
+					answer <- err.Error()
+					return
+				}
+				defer func() { _ = resp.Body.Close() }()
+				body, err := io.ReadAll(resp.Body)
+				answer <- fmt.Sprint(resp.StatusCode, err, string(body))
+			}()
+			until(t, "the request to wait", func() bool { return waiting(g.running) == 1 })
+			g.apply(func(h *routes.Host) { h.State = routes.Ready; c.change(h) })
+			if a := <-answer; !strings.HasPrefix(a, fmt.Sprint(c.status)) || !strings.Contains(a, c.text) {
+				t.Errorf("answer %s", a)
+			}
+			if g.reached.Load() != 0 {
+				t.Error("it reached the application")
+			}
+		})
 	}
 }
 

@@ -214,8 +214,11 @@ func (x *exchange) admit(d destination) (destination, bool) {
 		if table != x.table {
 			x.table = table
 			next, ok := table.find(x.r.Host, x.r.URL.Path)
-			if !ok || next.host.Redirect != "" || next.rule != nil && (next.rule.Redirect != "" || next.rule.Root != "" || next.rule.Status != 0) {
+			if !ok || next.host.Redirect != "" || next.rule != nil && (next.rule.Redirect != "" || next.rule.Root != "") {
 				x.unknownHost()
+				return d, false
+			}
+			if x.guardHeld(next) {
 				return d, false
 			}
 			d = next

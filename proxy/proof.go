@@ -76,7 +76,7 @@ func (x *exchange) judge(h *host, from string) {
 		return
 	}
 	text, nonce := form.Get("challenge"), form.Get("nonce")
-	if !x.s.challenged(h, from, x.start, text) || len(nonce) > 20 || !worked(text+nonce) {
+	if !x.s.challenged(h, from, x.start, text) || !worked(text+nonce) {
 		// Another challenge: the address may have changed on the way.
 		x.challenge = &challenge{Text: x.s.challengeOf(h, from, x.start), Bits: proofBits, Path: ownPath(form.Get("path"))}
 		x.retryAfter(proofWait)

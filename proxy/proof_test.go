@@ -96,7 +96,6 @@ func TestProofOfWork(t *testing.T) {
 		"nothing":           {"192.0.2.1", "", ""},
 		"another challenge": {"192.0.2.1", "another challenge", wrong},
 		"from elsewhere":    {"198.51.100.1", challenge, nonce},
-		"a long number":     {"192.0.2.1", challenge, strings.Repeat("0", 21)},
 	} {
 		resp, page := hand(try.from, try.challenge, try.nonce, "/x")
 		if resp.StatusCode != http.StatusServiceUnavailable || len(resp.Cookies()) > 0 {
@@ -134,7 +133,7 @@ func TestProofOfWork(t *testing.T) {
 		}
 	}
 	// Where it leads on is a page of this host, whatever the form says.
-	for _, path := range []string{"//evil.test/", `/\evil.test/`, "https://evil.test/", "x", "", "/a b", "/\t/evil.test", "javascript:alert(1)"} {
+	for _, path := range []string{"//evil.test/", "///evil.test/", `/\evil.test/`, "https://evil.test/", "x", "", "/a b", "/\t/evil.test", "javascript:alert(1)"} {
 		if resp, _ := hand("192.0.2.1", challenge, nonce, path); resp.Header.Get("Location") != "/" {
 			t.Errorf("%q leads to %q", path, resp.Header.Get("Location"))
 		}
@@ -248,7 +247,7 @@ func mustJSON(t *testing.T, v any) string {
 
 // FuzzOwnPath: wherever the form says, a browser stays on this host.
 func FuzzOwnPath(f *testing.F) {
-	for _, seed := range []string{"/", "/a?b#c", "//x", `/\x`, "/\t/x", "http://x", "/%2f/x", "/;@x"} {
+	for _, seed := range []string{"/", "/a?b#c", "//x", `/\x`, "/\t/x", "http://x", "/%2f/x", "/;@x", "///x"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, to string) {
