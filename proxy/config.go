@@ -100,8 +100,8 @@ type Hold struct {
 // Buffers hold the answers that clients take slowly, so that the application is
 // free at once. What does not fit waits in the application, as without them.
 type Buffers struct {
-	Memory     int64 // bytes of all answers together; 0: 32 MiB, negative: none
-	MemoryEach int64 // bytes of one; 0: 256 KiB
+	Memory     int64 // bytes of all answers together; 0: 16 MiB, negative: none
+	MemoryEach int64 // bytes of one; 0: 128 KiB
 	// Disk is the room in files without a name for what does not fit into
 	// memory, of all answers together; 0: 512 MiB, negative: none.
 	Disk     int64
@@ -152,8 +152,8 @@ func (c *Config) complete() error {
 	fill(&c.Hold.MaxBytes, 32<<20)
 	fill(&c.Limits.Connections, machineCapacity())
 	fill(&c.Limits.ConnectionsPerAddr, max(c.Limits.Connections/8, 100))
-	fill(&c.Buffers.Memory, 32<<20)
-	fill(&c.Buffers.MemoryEach, 256<<10)
+	fill(&c.Buffers.Memory, 16<<20)
+	fill(&c.Buffers.MemoryEach, 128<<10)
 	fill(&c.Buffers.Disk, 512<<20)
 	fill(&c.Buffers.DiskEach, 128<<20)
 	fill(&c.Buffers.Dir, c.Dir)
