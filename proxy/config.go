@@ -45,6 +45,12 @@ type Config struct {
 	// predecessor. Each is used in place of the configured address that it
 	// is bound to; one that fits no address is closed.
 	Listeners []net.Listener
+	// HTTP3 serves HTTP/3 as well, on the UDP ports of HTTPS. It costs two to
+	// three times the processor time of HTTP/2 for large bodies and helps
+	// visitors on lossy networks.
+	HTTP3 bool
+	// Packets are the UDP sockets of a predecessor.
+	Packets []*net.UDPConn
 
 	Logger    *slog.Logger // nil: slog.Default()
 	AccessLog io.Writer    // one JSON line per request; nil: none

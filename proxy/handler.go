@@ -55,6 +55,9 @@ func (s *server) handle(l listener) http.Handler {
 			g.begin(r)
 			defer g.end(r)
 		}
+		if a := s.altSvc.Load(); a != nil && l.tls && r.ProtoMajor < 3 {
+			rw.Header()["Alt-Svc"] = *a
+		}
 		control := http.NewResponseController(rw)
 		x := &exchange{
 			s: s, r: r, start: time.Now(), table: s.board.current.Load(),
@@ -301,7 +304,7 @@ func (x *exchange) wait(t *ticket, again <-chan time.Time) bool {
 	return false
 }
 
-// weight is the memory that a waiting request holds: its head, and for HTTP/2
+// weight is the memory that a waiting request holds: its head, and from HTTP/2 on
 // the part of the body that the client may send ahead.
 func (x *exchange) weight() int64 {
 	size := int64(4<<10 + len(x.r.RequestURI))
@@ -310,7 +313,7 @@ func (x *exchange) weight() int64 {
 			size += int64(len(name) + len(v))
 		}
 	}
-	if x.r.ProtoMajor == 2 && x.r.ContentLength != 0 {
+	if x.r.ProtoMajor >= 2 && x.r.ContentLength != 0 {
 		window := int64(h2Window)
 		if l := x.r.ContentLength; l > 0 {
 			window = min(window, l)

@@ -24,7 +24,7 @@ const (
 // handOver starts a successor and gives it all sockets. It returns where to
 // write how many requests are left here. On an error this
 // process goes on as if nothing had been.
-func (s *server) handOver(ctx context.Context, listeners []listener, control *net.UnixListener) (last *testament, failure error) {
+func (s *server) handOver(ctx context.Context, listeners []listener, datagrams *quicDoors, control *net.UnixListener) (last *testament, failure error) {
 	var files []*os.File
 	defer func() {
 		for _, f := range files {
@@ -38,6 +38,11 @@ func (s *server) handOver(ctx context.Context, listeners []listener, control *ne
 		}
 		files = append(files, f)
 	}
+	udp, err := datagrams.files()
+	if err != nil {
+		return nil, err
+	}
+	files = append(files, udp...)
 	f, err := socketFile(control)
 	if err != nil {
 		return nil, fmt.Errorf("hand over the control socket: %w", err)

@@ -28,6 +28,7 @@ import (
 // passed is the configuration of a proxy in a process of its own.
 type passed struct {
 	HTTP, HTTPS, Dir, Socket string
+	HTTP3                    bool
 }
 
 // successorProcess is a proxy in a process of its own: SIGUSR2 hands over,
@@ -38,7 +39,7 @@ func successorProcess(text string) int {
 		return 2
 	}
 	cfg := Config{
-		HTTP: []string{p.HTTP}, HTTPS: []string{p.HTTPS}, Dir: p.Dir, Socket: p.Socket,
+		HTTP: []string{p.HTTP}, HTTPS: []string{p.HTTPS}, Dir: p.Dir, Socket: p.Socket, HTTP3: p.HTTP3,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	}
 	if err := Inherit(&cfg); err != nil {
@@ -81,7 +82,7 @@ func TestHandover(t *testing.T) {
 		c.Handover = handover
 		notify := c.Notify
 		c.Notify = func(s string) { _, _ = notes.Write([]byte(s + "\n")); notify(s) }
-		cfg, err := json.Marshal(passed{c.HTTP[0], c.HTTPS[0], c.Dir, c.Socket})
+		cfg, err := json.Marshal(passed{c.HTTP[0], c.HTTPS[0], c.Dir, c.Socket, false})
 		if err != nil {
 			t.Fatal(err)
 		}

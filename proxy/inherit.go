@@ -32,7 +32,17 @@ func Inherit(cfg *Config) error {
 	for i := range n {
 		f := os.NewFile(uintptr(firstDescriptor+i), "inherited socket")
 		l, err := net.FileListener(f) // a duplicate, close-on-exec
-		_ = f.Close()                 // the duplicate is used
+		if err != nil {
+			if p, perr := net.FilePacketConn(f); perr == nil {
+				if u, ok := p.(*net.UDPConn); ok {
+					_ = f.Close() // the duplicate is used
+					cfg.Packets = append(cfg.Packets, u)
+					continue
+				}
+				_ = p.Close() // no socket of ours
+			}
+		}
+		_ = f.Close() // the duplicate is used
 		if err != nil {
 			// One that is no stream socket must not keep the door shut.
 			cfg.logger().Warn("an inherited descriptor is not a listening socket", "descriptor", firstDescriptor+i, "error", err)
@@ -151,7 +161,7 @@ func (l listener) file() (*os.File, error) {
 // socketFile duplicates by hand: the descriptor of a file that net's File
 // methods make is set to blocking when it is passed on, and with it every
 // duplicate, ours included. A listener that blocks in accept cannot be closed.
-func socketFile(l net.Listener) (*os.File, error) {
+func socketFile(l any) (*os.File, error) {
 	c, ok := l.(syscall.Conn)
 	if !ok {
 		return nil, errors.New("not a socket of the kernel")

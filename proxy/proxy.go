@@ -64,7 +64,8 @@ type server struct {
 	limits      *connectionLimits
 	leaving     atomic.Bool // each answer closes its connection
 	parting     partings
-	requests    sync.WaitGroup // all handlers, those of websockets too
+	altSvc      atomic.Pointer[[]string] // of answers over TCP; nil: no HTTP/3
+	requests    sync.WaitGroup           // all handlers, those of websockets too
 	background  sync.WaitGroup
 	// base is the parent of all requests; cut ends it when Grace is over.
 	base context.Context
@@ -249,6 +250,18 @@ func (s *server) run(ctx context.Context) error {
 		}
 	}
 
+	quicDoors, err := openQUIC(s, listeners)
+	if err != nil {
+		for _, l := range listeners {
+			_ = l.Close() // the first error is told
+		}
+		_ = control.Close()
+		_ = os.Remove(s.cfg.Socket)
+		return err
+	}
+	quicServing, stopQUIC := context.WithCancel(context.Background())
+	defer stopQUIC()
+	s.background.Go(func() { quicDoors.serve(quicServing) })
 	failed := make(chan error, len(listeners)+1)
 	servers := s.serve(listeners, control, failed)
 	s.cfg.Notify("READY=1\nSTATUS=" + s.summary())
@@ -266,12 +279,13 @@ func (s *server) run(ctx context.Context) error {
 		case err = <-failed:
 		case <-ctx.Done():
 		case <-s.cfg.Handover:
-			last, err := s.handOver(ctx, listeners, control)
+			last, err := s.handOver(ctx, listeners, quicDoors, control)
 			if err != nil {
 				s.logger.Error("no handover; this process goes on", "error", err)
 				continue
 			}
 			stopWatching()
+			stopQUIC()
 			s.outlast(ctx, listeners, control, servers, last)
 			return nil
 		}
@@ -282,6 +296,7 @@ func (s *server) run(ctx context.Context) error {
 		settle(listeners) // the sockets live on, for the next process
 	}
 	stopWatching()
+	stopQUIC()
 	s.finish(servers, s.cfg.Grace)
 	_ = os.Remove(s.cfg.Socket) // a left one is replaced at the next start
 	if s.cfg.Store == "" {

@@ -217,7 +217,7 @@ func site() http.Handler {
 // own runs the proxies of a test in processes of their own: this binary.
 func own(t *testing.T, r *running) func() *exec.Cmd {
 	return func() *exec.Cmd {
-		cfg, err := json.Marshal(passed{r.http, r.https, r.cfg.Dir, r.cfg.Socket})
+		cfg, err := json.Marshal(passed{r.http, r.https, r.cfg.Dir, r.cfg.Socket, r.cfg.HTTP3})
 		if err != nil {
 			t.Error(err)
 		}

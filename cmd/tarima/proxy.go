@@ -71,7 +71,7 @@ func (c *cli) proxyConfig(log *slog.Logger) (proxy.Config, error) {
 	config := proxy.Config{
 		HTTP:      addresses(wanted.Proxy.HTTP),
 		HTTPS:     addresses(wanted.Proxy.HTTPS),
-		UnixGroup: wanted.Proxy.SocketGroup, ProxyProtocol: wanted.Proxy.ProxyProtocol,
+		UnixGroup: wanted.Proxy.SocketGroup, ProxyProtocol: wanted.Proxy.ProxyProtocol, HTTP3: wanted.Proxy.HTTP3,
 		Dir:       p.ProxyState,
 		Socket:    p.proxySocket(),
 		StaticDir: func(site string) string { return filepath.Join(p.siteDir(site), "static") },
