@@ -112,19 +112,7 @@ func (c *Client) Healthy(ctx context.Context) error {
 func (c *Client) call(ctx context.Context, method, path string, body []byte, answer any) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, clientTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, method, "http://proxy"+path, bytes.NewReader(body))
-	if err != nil {
-		return 0, err
-	}
-	resp, err := c.http.Do(req)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
-		return 0, fmt.Errorf("the proxy is not running; start it with: systemctl start tarima-proxy: %w", err)
-	}
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = resp.Body.Close() }() // read only
-	data, err := io.ReadAll(io.LimitReader(resp.Body, maxSnapshotBytes))
+	status, data, err := c.send(ctx, method, path, body)
 	if err != nil {
 		return 0, err
 	}
@@ -133,7 +121,25 @@ func (c *Client) call(ctx context.Context, method, path string, body []byte, ans
 			return 0, fmt.Errorf("answer: %w", err)
 		}
 	}
-	return resp.StatusCode, nil
+	return status, nil
+}
+
+// send a request and return the status and the body of the answer.
+func (c *Client) send(ctx context.Context, method, path string, body []byte) (status int, data []byte, err error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://proxy"+path, bytes.NewReader(body))
+	if err != nil {
+		return 0, nil, err
+	}
+	resp, err := c.http.Do(req)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+		return 0, nil, fmt.Errorf("the proxy is not running; start it with: systemctl start tarima-proxy: %w", err)
+	}
+	if err != nil {
+		return 0, nil, err
+	}
+	defer func() { _ = resp.Body.Close() }() // read only
+	data, err = io.ReadAll(io.LimitReader(resp.Body, maxSnapshotBytes))
+	return resp.StatusCode, data, err
 }
 
 // Events delivers what the proxy tells until ctx ends, and then closes the

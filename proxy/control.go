@@ -77,6 +77,7 @@ func (s *server) control() http.Handler {
 	mux.HandleFunc("PUT /v1/routes", s.putRoutes)
 	mux.HandleFunc("GET /v1/events", s.streamEvents)
 	mux.HandleFunc("GET /v1/state", s.getState)
+	s.certificateControl(mux)
 	mux.HandleFunc("GET "+healthPath, func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = w.Write([]byte("ok\n")) // the asker is free to go away
 	})

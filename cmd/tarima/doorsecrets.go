@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 
+	"tarima/proxy/routes"
 	"tarima/supervisor/openedx"
 	"tarima/supervisor/site"
 )
@@ -32,6 +33,9 @@ func doorSecrets(config site.Config) (openedx.DoorSecrets, error) {
 			if out.DNS, err = site.ReadSettings(p.DNS.SettingsFile); err != nil {
 				return out, fmt.Errorf("proxy.dns.settings_file: %w", err)
 			}
+			if err := routes.CheckDNS(dnsProvider(p.DNS.Provider, out.DNS)); err != nil {
+				return out, fmt.Errorf("proxy.dns: %w", err)
+			}
 		}
 	}
 	for host, a := range p.Auth {
@@ -45,4 +49,12 @@ func doorSecrets(config site.Config) (openedx.DoorSecrets, error) {
 		out.Users[host] = users
 	}
 	return out, nil
+}
+
+func dnsProvider(name string, settings map[string]string) routes.DNSProvider {
+	p := routes.DNSProvider{Name: name, Settings: map[string]routes.Secret{}}
+	for k, v := range settings {
+		p.Settings[k] = routes.Secret(v)
+	}
+	return p
 }

@@ -144,7 +144,7 @@ func (c *cli) command() *cobra.Command {
 		{"change", []*cobra.Command{
 			c.checkCommand(), c.planCommand(), c.applyCommand(),
 			c.actCommand(control.Start), c.actCommand(control.Stop), c.actCommand(control.Restart), c.execCommand(), c.imageCommand(),
-			c.maintenanceCommand(),
+			c.maintenanceCommand(), c.certCommand(),
 		}},
 		{"run", []*cobra.Command{c.runCommand(), c.daemonCommand(), c.proxyCommand(), c.versionCommand()}},
 	}

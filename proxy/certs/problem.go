@@ -58,6 +58,13 @@ func explain(err error) (problem, text string) {
 	return shorten(problem), shorten(text)
 }
 
+// Explain is an error in words for people: the authority's own when it was one
+// that refused.
+func Explain(err error) string {
+	_, text := explain(err)
+	return text
+}
+
 func shorten(text string) string {
 	text = strings.ToValidUTF8(text, "?")
 	text = strings.Map(func(r rune) rune {

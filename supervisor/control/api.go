@@ -114,6 +114,7 @@ type Pruned struct {
 
 // Backend is what the daemon offers to the API.
 type Backend interface {
+	Certificates
 	About() About
 	Status(ctx context.Context) (supervisor.SiteStatus, error)
 	// Plan says what would happen now, or with siteFile in place of the

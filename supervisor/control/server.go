@@ -143,6 +143,7 @@ func (s *Server) readRoutes(mux *http.ServeMux) {
 		s.answer(w, usage, err)
 	})
 	mux.HandleFunc("GET /v1/events", s.events)
+	s.certificateReading(mux)
 }
 
 func (s *Server) changeRoutes(mux *http.ServeMux) {
@@ -195,6 +196,7 @@ func (s *Server) changeRoutes(mux *http.ServeMux) {
 		s.answer(w, pruned, err)
 	})
 	s.maintenanceRoutes(mux)
+	s.certificateChanges(mux)
 	mux.HandleFunc("GET /v1/doctor", func(w http.ResponseWriter, r *http.Request) {
 		findings, err := s.backend.Doctor(r.Context())
 		s.answer(w, findings, err)
