@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -370,6 +371,35 @@ func TestSecretFiles(t *testing.T) {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
+}
+
+// FuzzSecretFiles: whatever a file of secrets holds, it is read or refused, and
+// the errors are words of ours alone.
+func FuzzSecretFiles(f *testing.F) {
+	f.Add("api_token = \"s3cret-token\"\n")
+	f.Add("ana:$2y$10$abcdefghijklmnopqrstuuSDlkjlkjlkjlkjlkjlkjlkjlkjlkjlk\r\n#\n")
+	f.Add("ana:s3cret-word\n\x00")
+	f.Add("[a\nb = s3cret-word")
+	f.Add("a = 1\n[b]\nc = \"\"")
+	ours := regexp.MustCompile(`^a file of secrets cannot be used: /f(:\d+)?(:\d+)?[ :][ a-zA-Z:,\-` + "`" + `0-9]+$`)
+	f.Fuzz(func(t *testing.T, text string) {
+		settings, err := parseSettings("/f", []byte(text))
+		if err != nil && (!errors.Is(err, ErrSecretFile) || settings != nil) {
+			t.Errorf("settings: %v, %v", settings, err)
+		}
+		users, err := parseUsers("/f", []byte(text))
+		switch {
+		case err != nil && (!errors.Is(err, ErrSecretFile) || users != nil || !ours.MatchString(err.Error())):
+			t.Errorf("users: %v, %v", users, err)
+		case err == nil && len(users) == 0:
+			t.Error("no users and no error")
+		}
+		for name, hash := range users {
+			if name == "" || strings.ContainsAny(name, "\n:") || len(hash) != 60 {
+				t.Errorf("user %q with %q", name, hash)
+			}
+		}
+	})
 }
 
 func manyPaths(n int) string {
