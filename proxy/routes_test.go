@@ -306,6 +306,7 @@ func FuzzSnapshot(f *testing.F) {
 	f.Add(good)
 	f.Add([]byte(`{"schema":1,"tls":{"mode":"local"},"hosts":[{"name":"a.b","site":"s","service":"x","state":"ready","rules":[{"path":"/*/x/","rewrite":"/y/"},{"path":"","root":"a","spa":true}]}]}`))
 	f.Add([]byte(`{"schema":1,"tls":{"mode":"local"},"hosts":[{"name":"::1","site":"s","redirect":"https://x.y"}]}`))
+	f.Add([]byte(`{"schema":1,"tls":{"mode":"none"},"trusted":["10.0.0.0/8"],"hosts":[{"name":"a.b","site":"s","service":"x","state":"ready","upstream":"10.0.0.1:1","upstreams":["10.0.0.2:1"],"hsts":60,"headers":{"a":"b","c":""},"closed":true,"proof":true,"auth":{"realm":"r","users":{"u":"$2a$04$abcdefghijklmnopqrstuuSDlkjlkjlkjlkjlkjlkjlkjlkjlkjlk"}},"maintenance":{"until":"2026-01-02T03:04:05Z","pass":"0123456789abcdef","networks":["192.0.2.0/24"]},"limits":[{"name":"l","path":"/*/x/","methods":["POST"],"burst":3,"every":1000000000}],"rules":[{"path":"/x","status":404,"headers":{"d":"e"}}]}]}`))
 	f.Add([]byte(`[`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		s, err := decodeSnapshot(data)

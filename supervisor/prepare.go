@@ -292,6 +292,9 @@ func check(d Desired) error {
 		if r.Host == "" {
 			wrong("a route has no host name")
 		}
+		if r.Service == "" && r.Redirect == "" && len(r.Addresses) == 0 {
+			wrong("host %s leads nowhere: neither a service, nor an address, nor another host", r.Host)
+		}
 		if r.Service != "" && services[r.Service] == nil {
 			wrong("host %s is routed to %q, which is no service", r.Host, r.Service)
 		}

@@ -249,6 +249,10 @@ func (a *appliance) Doctor(ctx context.Context) ([]control.Finding, error) {
 	if err != nil {
 		return nil, err
 	}
+	a.wishes.mu.Lock()
+	config := a.wishes.config
+	a.wishes.mu.Unlock()
+	findings = append(findings, examineDoor(ctx, config, status.Maintenance, time.Now())...)
 	for _, trouble := range status.Trouble {
 		findings = append(findings, finding("SITE-TROUBLE", levelError, trouble, ""))
 	}

@@ -3,14 +3,29 @@ package main
 import (
 	"fmt"
 
+	"tarima/proxy/certs"
 	"tarima/proxy/routes"
 	"tarima/supervisor/openedx"
 	"tarima/supervisor/site"
 )
 
-// doorSecrets reads the files of secrets that [proxy] names. It is for root:
-// `tarima check` of another user says what it cannot read.
+// doorSecrets reads the files of secrets that [proxy] names, and has the proxy's
+// own rules say whether certificates can come from there: a DNS provider that
+// is not known, a setting that it does not have. It is for root: `tarima check`
+// of another user says what it cannot read.
 func doorSecrets(config site.Config) (openedx.DoorSecrets, error) {
+	secrets, err := readDoorSecrets(config)
+	if err != nil {
+		return secrets, err
+	}
+	tls, err := openedx.TLS(config.Proxy, secrets)
+	if err == nil {
+		err = certs.CheckSource(tls)
+	}
+	return secrets, err
+}
+
+func readDoorSecrets(config site.Config) (openedx.DoorSecrets, error) {
 	var out openedx.DoorSecrets
 	p := config.Proxy
 	var err error

@@ -73,7 +73,7 @@ func Build(in Input) (Plan, error) {
 	if err != nil {
 		return Plan{}, err
 	}
-	tls, err := m.tls(in.Door)
+	tls, err := TLS(in.Config.Proxy, in.Door)
 	if err != nil {
 		return Plan{}, err
 	}

@@ -20,9 +20,8 @@ type DoorSecrets struct {
 	Users        map[string]map[string]string // by host, then by user: bcrypt hashes
 }
 
-// tls is where certificates come from.
-func (m *model) tls(s DoorSecrets) (routes.TLS, error) {
-	p := m.config.Proxy
+// TLS is where certificates come from. Errors wrap ErrConfig.
+func TLS(p site.Proxy, s DoorSecrets) (routes.TLS, error) {
 	out := routes.TLS{Mode: string(p.TLS), Email: p.Email}
 	if p.TLS != site.TLSACME {
 		return out, nil

@@ -5,6 +5,8 @@ import (
 	"reflect"
 	"regexp"
 	"testing"
+
+	"tarima/proxy/routes"
 )
 
 // TestDocumentation wants every key of the public door explained, and the
@@ -20,6 +22,12 @@ func TestDocumentation(t *testing.T) {
 	}
 	words = append(words, LogFields()...)
 	words = append(words, UsualLimits()...)
+	for name, settings := range routes.DNSProviders {
+		words = append(words, name)
+		for _, s := range settings {
+			words = append(words, s.Name)
+		}
+	}
 	for _, word := range words {
 		if !regexp.MustCompile("(`|\\.|\\[|or |(?m:^ *#? *))" + word + "(`|\\.| =|\\])").Match(text) {
 			t.Errorf("docs/public-door.md does not tell of %q", word)

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -232,7 +233,8 @@ func TestEveryMistakeAtTheDoorIsReported(t *testing.T) {
 		{"wildcard of others", "[proxy.acme]\nwildcards = \"*.example.net\"\n[proxy.dns]\nprovider = \"rfc2136\"", `"*.example.net" stands for none of the site's names`},
 		{"no wildcard", "[proxy.acme]\nwildcards = \"learn.example.org\"\n[proxy.dns]\nprovider = \"rfc2136\"", `is not a wildcard`},
 		{"wildcard without DNS", "[proxy.acme]\nwildcards = \"*.learn.example.org\"", `[proxy.dns] is missing`},
-		{"provider", "[proxy.dns]\nprovider = \"Cloud Flare\"", `is not a provider's name`},
+		{"provider", "[proxy.dns]\nprovider = \"cloudflair\"", `4:12: proxy.dns.provider: "cloudflair" is not known; allowed: `},
+		{"nearest provider", "[proxy.dns]\nprovider = \"Cloudflare.\"", `did you mean "cloudflare"?`},
 		{"settings of nobody", "[proxy.dns]\nsettings_file = \"/d\"", `means nothing without proxy.dns.provider`},
 		{"certificate of others", "[proxy.certificates.\"lern.example.org\"]\ncert = \"/c\"\nkey = \"/k\"", `3:21: proxy.certificates."lern.example.org": "lern.example.org" is none of the site's names: learn.example.org, studio.learn.example.org, apps.learn.example.org, meilisearch.learn.example.org; did you mean "learn.example.org"?`},
 		{"certificate without a key", "[proxy.certificates.\"learn.example.org\"]\ncert = \"/c\"", `key is missing: the path of a PEM file`},
@@ -370,6 +372,35 @@ func TestSecretFiles(t *testing.T) {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
+}
+
+// FuzzSecretFiles: whatever a file of secrets holds, it is read or refused, and
+// the errors are words of ours alone.
+func FuzzSecretFiles(f *testing.F) {
+	f.Add("api_token = \"s3cret-token\"\n")
+	f.Add("ana:$2y$10$abcdefghijklmnopqrstuuSDlkjlkjlkjlkjlkjlkjlkjlkjlkjlk\r\n#\n")
+	f.Add("ana:s3cret-word\n\x00")
+	f.Add("[a\nb = s3cret-word")
+	f.Add("a = 1\n[b]\nc = \"\"")
+	ours := regexp.MustCompile(`^a file of secrets cannot be used: /f(:\d+)?(:\d+)?[ :][ a-zA-Z:,\-` + "`" + `0-9]+$`)
+	f.Fuzz(func(t *testing.T, text string) {
+		settings, err := parseSettings("/f", []byte(text))
+		if err != nil && (!errors.Is(err, ErrSecretFile) || settings != nil) {
+			t.Errorf("settings: %v, %v", settings, err)
+		}
+		users, err := parseUsers("/f", []byte(text))
+		switch {
+		case err != nil && (!errors.Is(err, ErrSecretFile) || users != nil || !ours.MatchString(err.Error())):
+			t.Errorf("users: %v, %v", users, err)
+		case err == nil && len(users) == 0:
+			t.Error("no users and no error")
+		}
+		for name, hash := range users {
+			if name == "" || strings.ContainsAny(name, "\n:") || len(hash) != 60 {
+				t.Errorf("user %q with %q", name, hash)
+			}
+		}
+	})
 }
 
 func manyPaths(n int) string {

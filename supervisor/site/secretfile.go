@@ -70,6 +70,10 @@ func ReadSettings(path string) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	return parseSettings(path, data)
+}
+
+func parseSettings(path string, data []byte) (map[string]string, error) {
 	var values map[string]any
 	if err := toml.Unmarshal(data, &values); err != nil {
 		// The library's own words quote the line, and so the secret.
@@ -104,6 +108,10 @@ func ReadUsers(path string) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	return parseUsers(path, data)
+}
+
+func parseUsers(path string, data []byte) (map[string]string, error) {
 	users := map[string]string{}
 	number := 0
 	for text := range strings.Lines(string(data)) {

@@ -11,12 +11,13 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"tarima/proxy/routes"
 )
 
 var (
-	labelName    = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,39}$`)
-	providerName = regexp.MustCompile(`^[a-z0-9]{2,40}$`)
-	groupName    = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
+	labelName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,39}$`)
+	groupName = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
 	// headerName is a token of RFC 9110 section 5.6.2, without what a CGI-like
 	// application reads as another.
 	headerName = regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`)
@@ -214,8 +215,8 @@ func (k *checker) acme(c *Config) {
 	switch {
 	case d.Provider == "" && d.SettingsFile != "":
 		k.check(errors.New("means nothing without proxy.dns.provider"), "proxy", "dns", "settings_file")
-	case d.Provider != "" && !providerName.MatchString(d.Provider):
-		k.check(fmt.Errorf(`%q is not a provider's name, as in "cloudflare" or "rfc2136"`, d.Provider), "proxy", "dns", "provider")
+	case d.Provider != "":
+		k.name(d.Provider, sortedKeys(routes.DNSProviders), false, "proxy", "dns", "provider")
 	}
 	k.path(d.SettingsFile, "proxy", "dns", "settings_file")
 }
