@@ -61,7 +61,9 @@ func newGuest(c net.Conn, d door, limits *connectionLimits) *guest {
 	g.ledger.since = time.Now()
 	// net/http has no bound for the first request of an HTTP/2 connection but
 	// IdleTimeout: once HeadTimeout for the handshake, once for the head.
+	g.mu.Lock() // it may ring at once
 	g.first = time.AfterFunc(2*limits.guests.patience, func() { g.dismiss(errNoRequest) })
+	g.mu.Unlock()
 	return g
 }
 

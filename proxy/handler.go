@@ -61,7 +61,7 @@ func (s *server) handle(l listener) http.Handler {
 		control := http.NewResponseController(rw)
 		x := &exchange{
 			s: s, r: r, start: time.Now(), table: s.board.current.Load(),
-			w:      &writer{ResponseWriter: rw, control: control, pace: pace{limits: &s.cfg.Limits}, leaving: &s.leaving, old: r.ProtoMajor == 1, guest: g},
+			w:      &writer{ResponseWriter: rw, control: control, alarm: newAlarm(r, control.SetWriteDeadline), pace: pace{limits: &s.cfg.Limits}, leaving: &s.leaving, old: r.ProtoMajor == 1, guest: g},
 			client: s.clientOf(r, l),
 		}
 		if r.ContentLength != 0 {

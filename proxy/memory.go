@@ -1,10 +1,11 @@
 package proxy
 
 import (
+	"context"
 	"os"
-	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,40 +20,55 @@ const (
 	garbage = 16 << 20
 	// The heap of a proxy with a thousand connections is far below.
 	leastMemoryLimit = 256 << 20
+	// How often the size of the heap is looked at.
+	heapEvery = 5 * time.Second
 )
 
-// TuneMemory sets the garbage collector of this process for a proxy: it
-// collects less often than by default while there is little, and harder once a
-// quarter of the machine's memory (at least 256 MiB) is used. GOGC and
-// GOMEMLIMIT, when the environment has them, are left as they are.
-func TuneMemory() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(mostGCPercent)
-		afterNextGC(mostGCPercent)
-	}
+// TuneMemory sets the garbage collector of this process for a proxy, until ctx
+// ends: it collects less often than by default while there is little, and
+// harder once a quarter of the machine's memory (at least 256 MiB) is used.
+// GOGC and GOMEMLIMIT, when the environment has them, are left as they are.
+func TuneMemory(ctx context.Context) {
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(max(leastMemoryLimit, machineMemory()/4))
 	}
+	if os.Getenv("GOGC") != "" {
+		return
+	}
+	debug.SetGCPercent(mostGCPercent)
+	go func() {
+		tick := time.NewTicker(heapEvery)
+		defer tick.Stop()
+		for now := mostGCPercent; ; {
+			select {
+			case <-tick.C:
+				now = followHeap(now)
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
 }
 
-// afterNextGC follows the size of the heap: an object that nobody holds is
-// finalized after each collection.
-func afterNextGC(now int) {
-	type mark struct{ _ [64]byte } // one of its own, not a part of a block of tiny ones
-	runtime.SetFinalizer(new(mark), func(*mark) {
-		live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
-		metrics.Read(live)
-		next := now
-		if live[0].Value.Kind() == metrics.KindUint64 {
-			next = gcPercent(live[0].Value.Uint64())
-		}
-		// Setting it stops the world for a moment.
-		if next < now*9/10 || next > now*11/10 {
-			debug.SetGCPercent(next)
-			now = next
-		}
-		afterNextGC(now)
-	})
+// followHeap sets the percentage for the heap as it is, when it differs
+// clearly from the one now: setting it stops the world for a moment.
+func followHeap(now int) int {
+	next := gcPercent(liveHeap())
+	if next >= now*9/10 && next <= now*11/10 {
+		return now
+	}
+	debug.SetGCPercent(next)
+	return next
+}
+
+// liveHeap is what the last collection left, in bytes.
+func liveHeap() uint64 {
+	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	metrics.Read(live)
+	if live[0].Value.Kind() != metrics.KindUint64 {
+		return 0
+	}
+	return live[0].Value.Uint64()
 }
 
 // gcPercent for a heap of so many live bytes.

@@ -21,18 +21,34 @@ func TestTuneMemory(t *testing.T) {
 	t.Setenv("GOMEMLIMIT", "")
 	percent, limit := debug.SetGCPercent(100), debug.SetMemoryLimit(-1)
 	defer func() { debug.SetGCPercent(percent); debug.SetMemoryLimit(limit) }()
-	TuneMemory()
+	// Asking for the percentage is setting it.
+	is := func() int { p := debug.SetGCPercent(-1); debug.SetGCPercent(p); return p }
+	TuneMemory(t.Context())
 	if got := debug.SetMemoryLimit(-1); got < leastMemoryLimit || got == math.MaxInt64 {
 		t.Errorf("memory limit %d", got)
 	}
-	// Asking for the percentage is setting it.
-	is := func() int { p := debug.SetGCPercent(-1); debug.SetGCPercent(p); return p }
-	held := make([][]byte, 0, 64)
-	for range 64 {
-		held = append(held, make([]byte, 1<<20))
+	if is() != mostGCPercent {
+		t.Errorf("in the beginning %d %%", is())
 	}
-	until(t, "a large heap is collected as usual", func() bool { runtime.GC(); return is() == leastGCPercent })
+	held := make([]byte, 64<<20)
+	runtime.GC()
+	if now := followHeap(mostGCPercent); now != leastGCPercent || is() != now {
+		t.Errorf("with a large heap %d %%, set %d %%", now, is())
+	}
 	runtime.KeepAlive(held)
-	held = nil
-	until(t, "a small one less often", func() bool { runtime.GC(); return is() > leastGCPercent })
+	if now := followHeap(mostGCPercent + 100); now != leastGCPercent {
+		t.Errorf("down to %d %%", now)
+	}
+	runtime.GC() // without it
+	if want := gcPercent(liveHeap()); want > leastGCPercent*11/10 {
+		if now := followHeap(leastGCPercent); now != want || is() != now {
+			t.Errorf("with a small heap %d %%, set %d %%, want %d %%", now, is(), want)
+		}
+	}
+	t.Setenv("GOGC", "50")
+	debug.SetGCPercent(50)
+	TuneMemory(t.Context())
+	if is() != 50 {
+		t.Errorf("the environment's GOGC was overruled with %d %%", is())
+	}
 }

@@ -37,6 +37,7 @@ func (p *pace) add(n int64, took time.Duration) {
 type body struct {
 	io.ReadCloser
 	control *http.ResponseController
+	alarm   alarm
 	request *http.Request
 	limit   int64  // 0: none; set before the first read
 	guest   *guest // nil: not of a connection
@@ -50,7 +51,7 @@ type body struct {
 }
 
 func newBody(r *http.Request, control *http.ResponseController, limits *Limits) *body {
-	return &body{ReadCloser: r.Body, request: r, control: control, pace: pace{limits: limits}}
+	return &body{ReadCloser: r.Body, request: r, control: control, alarm: newAlarm(r, control.SetReadDeadline), pace: pace{limits: limits}}
 }
 
 func (b *body) Read(p []byte) (int, error) {
@@ -64,12 +65,11 @@ func (b *body) Read(p []byte) (int, error) {
 		p = p[:left]
 	}
 	start := time.Now()
-	// A connection that knows no deadlines has none to outlive either.
-	_ = b.control.SetReadDeadline(start.Add(b.pace.patience()))
+	b.alarm.arm(start, b.pace.patience())
 	n, err := b.ReadCloser.Read(p)
 	// Left over, a deadline would end an HTTP/1 request whose upstream is
 	// still thinking, and reset an HTTP/2 stream that is merely not read.
-	_ = b.control.SetReadDeadline(time.Time{})
+	b.alarm.disarm()
 	b.pace.add(int64(n), time.Since(start))
 	read := b.read.Add(int64(n))
 	if b.guest != nil {
@@ -132,6 +132,7 @@ func (b *body) finish() error {
 type writer struct {
 	http.ResponseWriter
 	control *http.ResponseController
+	alarm   alarm
 	body    *body // nil: the request has none
 	pace    pace
 	status  int
@@ -175,9 +176,9 @@ func (w *writer) timed(write func() (int64, error)) (int64, error) {
 		w.WriteHeader(http.StatusOK)
 	}
 	start := time.Now()
-	_ = w.control.SetWriteDeadline(start.Add(w.pace.patience()))
+	w.alarm.arm(start, w.pace.patience())
 	n, err := write()
-	_ = w.control.SetWriteDeadline(time.Time{})
+	w.alarm.disarm()
 	w.pace.add(n, time.Since(start))
 	w.bytes += n
 	if w.guest != nil {

@@ -31,7 +31,7 @@ func (c *cli) proxyCommand() *cobra.Command {
 		if cmd.Flags().Changed("https") {
 			config.HTTPS = addresses(listenHTTPS)
 		}
-		proxy.TuneMemory()
+		proxy.TuneMemory(cmd.Context())
 		return proxy.Run(cmd.Context(), config)
 	})
 	cmd.Flags().StringVar(&listenHTTP, "http", "", c.say("flag.listenHTTP"))

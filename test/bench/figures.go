@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"text/tabwriter"
 )
 
@@ -127,8 +128,12 @@ func (f *figures) table() {
 	_ = w.Flush() // the terminal is gone: nobody reads
 }
 
-// markdown shows the figures of a file as the table of docs/performance.md.
-func markdown(out io.Writer, path string) error {
+// doorFigures begin with this.
+const doorFigures = "door, "
+
+// markdown shows the figures of a file as a table of docs/performance.md: those
+// of the door, or the others.
+func markdown(out io.Writer, path string, door bool) error {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return fmt.Errorf("%w; make bench writes it", err)
@@ -139,6 +144,10 @@ func markdown(out io.Writer, path string) error {
 	}
 	fmt.Fprint(out, "| figure | value | beside it | ratio | spread | goal | met |\n|---|---|---|---|---|---|---|\n")
 	for _, one := range all {
+		name, ofDoor := strings.CutPrefix(one.Name, doorFigures)
+		if ofDoor != door {
+			continue
+		}
 		peer, ratio := "", ""
 		if one.PeerValue != nil {
 			peer = one.Peer + ": " + number(*one.PeerValue)
@@ -146,7 +155,7 @@ func markdown(out io.Writer, path string) error {
 		if one.Ratio != nil {
 			ratio = fmt.Sprintf("%.2f", *one.Ratio)
 		}
-		fmt.Fprintf(out, "| %s | %s %s | %s | %s | %s | %s | %s |\n", one.Name, number(one.Value), one.Unit, peer, ratio, one.Spread, one.Goal, metWord(one.Met))
+		fmt.Fprintf(out, "| %s | %s %s | %s | %s | %s | %s | %s |\n", name, number(one.Value), one.Unit, peer, ratio, one.Spread, one.Goal, metWord(one.Met))
 	}
 	return nil
 }

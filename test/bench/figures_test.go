@@ -73,8 +73,17 @@ func TestWriteKeepsOthers(t *testing.T) {
 		}
 	}
 	var table strings.Builder
-	if err := markdown(&table, path); err != nil || strings.Count(table.String(), "\n") != 5 || !strings.Contains(table.String(), "| b | 3 ") {
+	if err := markdown(&table, path, false); err != nil || strings.Count(table.String(), "\n") != 5 || !strings.Contains(table.String(), "| b | 3 ") {
 		t.Errorf("%v:\n%s", err, table.String())
+	}
+	f := figures{out: io.Discard}
+	f.add(figure{Name: doorFigures + "pages", Value: 5})
+	if err := f.write(path); err != nil {
+		t.Fatal(err)
+	}
+	table.Reset()
+	if err := markdown(&table, path, true); err != nil || strings.Count(table.String(), "\n") != 3 || !strings.Contains(table.String(), "| pages | 5 ") {
+		t.Errorf("of the door: %v:\n%s", err, table.String())
 	}
 	if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
 		t.Fatal(err)

@@ -58,14 +58,14 @@ var parts = []struct {
 func run() int {
 	only := flag.String("only", "", "parts to run, joined by commas: "+partNames())
 	soak := flag.Duration("soak", 0, "in place of all parts: run twelve services for so long, kill one now and then, and look whether anything grows")
-	table := flag.Bool("table", false, "measure nothing: print the figures in bench.json as a table for docs/performance.md")
+	table := flag.Bool("table", false, "measure nothing: print the figures in bench.json as a table for docs/performance.md; with -only door those of the door alone")
 	doorOnly := flag.String("door", "", "scenarios of the part door, joined by commas: "+doorNames())
 	rounds := flag.Int("rounds", 5, "of the part door")
 	window := flag.Duration("window", 3*time.Second, "of one measurement of the part door, in whole seconds")
 	root := flag.String("root", "/var/lib/tarima-bench", "folder of everything that is made; it is removed")
 	flag.Parse()
 	if *table {
-		if err := markdown(os.Stdout, "bench.json"); err != nil {
+		if err := markdown(os.Stdout, "bench.json", *only == "door"); err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", err)
 			return 1
 		}

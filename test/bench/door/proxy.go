@@ -67,6 +67,6 @@ func runProxy(ctx context.Context, args []string) error {
 			return errors.New("no certificate in " + *authorities)
 		}
 	}
-	proxy.TuneMemory()
+	proxy.TuneMemory(ctx)
 	return proxy.Run(ctx, cfg)
 }
