@@ -137,8 +137,8 @@ func (g *guest) introduce() {
 		_ = g.Conn.SetReadDeadline(time.Time{})
 		switch {
 		case g.refused != nil:
-			// A balancer that only tries the port is no news.
-			if !errors.Is(g.refused, net.ErrClosed) {
+			// That a balancer tries the port is no news.
+			if !errors.Is(g.refused, io.EOF) && !errors.Is(g.refused, net.ErrClosed) {
 				rules.complain("a trusted peer did not begin with a PROXY protocol header and is refused", "peer", g.peerText(), "error", g.refused)
 			}
 		case !g.header.Local && !g.count(g.header.Source.Addr()):

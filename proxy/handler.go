@@ -72,6 +72,10 @@ func (s *server) handle(l listener) http.Handler {
 		}
 		defer x.log()
 		x.serve(l)
+		if r.ProtoMajor == 3 && r.Method == http.MethodHead {
+			// quic-go would say Content-Length: 0, which may be wrong.
+			_ = x.w.FlushError() // the client may be gone
+		}
 	})
 }
 

@@ -29,6 +29,7 @@ import (
 type passed struct {
 	HTTP, HTTPS, Dir, Socket string
 	HTTP3                    bool
+	Door                     string // one more address for HTTP, or ""
 }
 
 // successorProcess is a proxy in a process of its own: SIGUSR2 hands over,
@@ -41,6 +42,9 @@ func successorProcess(text string) int {
 	cfg := Config{
 		HTTP: []string{p.HTTP}, HTTPS: []string{p.HTTPS}, Dir: p.Dir, Socket: p.Socket, HTTP3: p.HTTP3,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+	}
+	if p.Door != "" {
+		cfg.HTTP = append(cfg.HTTP, p.Door)
 	}
 	if err := Inherit(&cfg); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -82,7 +86,7 @@ func TestHandover(t *testing.T) {
 		c.Handover = handover
 		notify := c.Notify
 		c.Notify = func(s string) { _, _ = notes.Write([]byte(s + "\n")); notify(s) }
-		cfg, err := json.Marshal(passed{c.HTTP[0], c.HTTPS[0], c.Dir, c.Socket, false})
+		cfg, err := json.Marshal(passed{c.HTTP[0], c.HTTPS[0], c.Dir, c.Socket, false, ""})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -116,6 +116,9 @@ func TestProxyProtocol(t *testing.T) {
 			}
 		})
 	}
+	if c := dial(t, "tcp", r.http); c.Close() != nil {
+		t.Error("a check of the port")
+	}
 	until(t, "the refusal is told", func() bool {
 		return strings.Contains(r.logs.String(), "did not begin with a PROXY protocol header")
 	})

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -139,6 +140,24 @@ func (r *running) visit(w *workers) {
 	w.run(2, "websocket", func() error { return r.talk(10) })
 }
 
+// overUnix is what a web server in front does.
+func (r *running) overUnix(path string) func() error {
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", path)
+	}}
+	r.t.Cleanup(transport.CloseIdleConnections)
+	return func() error {
+		req, err := http.NewRequest(http.MethodPost, "http://lms.test/upload", &zeros{left: 50_000})
+		if err != nil {
+			return err
+		}
+		req.Header.Set("X-Forwarded-Proto", "https")
+		resp, err := transport.RoundTrip(req)
+		return answered(resp, err, "50000")
+	}
+}
+
 // talk opens a websocket and says something n times.
 func (r *running) talk(n int) error {
 	c, in, err := r.websocket()
@@ -217,7 +236,11 @@ func site() http.Handler {
 // own runs the proxies of a test in processes of their own: this binary.
 func own(t *testing.T, r *running) func() *exec.Cmd {
 	return func() *exec.Cmd {
-		cfg, err := json.Marshal(passed{r.http, r.https, r.cfg.Dir, r.cfg.Socket, r.cfg.HTTP3})
+		door := ""
+		if len(r.cfg.HTTP) > 1 {
+			door = r.cfg.HTTP[1]
+		}
+		cfg, err := json.Marshal(passed{r.http, r.https, r.cfg.Dir, r.cfg.Socket, r.cfg.HTTP3, door})
 		if err != nil {
 			t.Error(err)
 		}
@@ -241,8 +264,10 @@ func (r *running) pid() int {
 func TestTwentyHandoversLoseNothing(t *testing.T) {
 	up := upstreamServer(t, site())
 	handover := make(chan struct{}, 1)
+	path := filepath.Join(t.TempDir(), "door.sock")
 	r := start(t, func(c *Config) {
 		c.Handover = handover
+		c.HTTP = append(c.HTTP, unixScheme+path)
 		c.Successor = own(t, &running{http: c.HTTP[0], https: c.HTTPS[0], cfg: *c})
 	})
 	s := one(1, address(up), routes.Ready)
@@ -263,6 +288,7 @@ func TestTwentyHandoversLoseNothing(t *testing.T) {
 
 	w := newWorkers(t)
 	r.visit(w)
+	w.run(2, "unix page", r.overUnix(path))
 	w.progress(1)
 	current := os.Getpid()
 	for i := range 20 {

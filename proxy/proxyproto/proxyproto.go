@@ -62,13 +62,16 @@ func Begins(p []byte) bool {
 
 // Read takes the header off the beginning of r, and not one byte more. It
 // returns ErrMissing or ErrMalformed, wrapped, or r's error; what was read is
-// lost then.
+// lost then. A connection that ended without a byte is io.EOF as well: somebody
+// tried whether the port is open.
 func Read(r io.Reader) (Header, error) {
 	// The shortest version 1 is "PROXY UNKNOWN\r\n" with 15 bytes, and both
 	// are told apart by the first one.
 	var head [fixedV2]byte
-	if _, err := io.ReadFull(r, head[:1]); err != nil {
-		return Header{}, ended(err)
+	if _, err := io.ReadFull(r, head[:1]); errors.Is(err, io.EOF) {
+		return Header{}, fmt.Errorf("%w: %w", ErrMissing, err)
+	} else if err != nil {
+		return Header{}, err
 	}
 	switch head[0] {
 	case prefixV1[0]:

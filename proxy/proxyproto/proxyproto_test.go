@@ -104,6 +104,9 @@ func TestRead(t *testing.T) {
 				if !errors.Is(err, c.err) {
 					t.Fatalf("error %v, want %v", err, c.err)
 				}
+				if errors.Is(err, io.EOF) != (c.in == "") {
+					t.Errorf("%v for %q", err, c.in)
+				}
 				if err != nil {
 					if h != (Header{}) {
 						t.Errorf("with an error came %+v", h)

@@ -23,6 +23,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -94,7 +95,7 @@ func free(t *testing.T) string {
 	return l.Addr().String()
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T, change ...func(*proxy.Config, *routes.Snapshot)) *world {
 	t.Helper()
 	dir := t.TempDir()
 	// The web servers' own user has to come this far.
@@ -122,6 +123,12 @@ func newWorld(t *testing.T) *world {
 			}
 		},
 	}
+	snapshot := routes.Snapshot{Schema: routes.Schema, Generation: 1, TLS: routes.TLS{Mode: "none"}, Hosts: []routes.Host{{
+		Name: host, Site: "default", Service: "lms", Upstream: up.Listener.Addr().String(), State: routes.Ready,
+	}}}
+	for _, c := range change {
+		c(&cfg, &snapshot)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- proxy.Run(ctx, cfg) }()
@@ -140,9 +147,6 @@ func newWorld(t *testing.T) *world {
 	case err := <-ended:
 		t.Fatalf("proxy: %v", err)
 	}
-	snapshot := routes.Snapshot{Schema: routes.Schema, Generation: 1, TLS: routes.TLS{Mode: "none"}, Hosts: []routes.Host{{
-		Name: host, Site: "default", Service: "lms", Upstream: up.Listener.Addr().String(), State: routes.Ready,
-	}}}
 	if ack, err := proxy.NewClient(cfg.Socket).Put(ctx, snapshot); err != nil || ack.Error != "" {
 		t.Fatalf("%+v, %v", ack, err)
 	}
@@ -373,6 +377,55 @@ func (w *world) check(t *testing.T) {
 			t.Errorf("%q, %v", got, err)
 		}
 	})
+}
+
+// haproxy in front of TLS tells the visitor by the PROXY protocol, which the
+// checks of its own have to use as well.
+func TestHAProxy(t *testing.T) {
+	for _, version := range []string{"send-proxy", "send-proxy-v2"} {
+		t.Run(version, func(t *testing.T) {
+			door := free(t)
+			w := newWorld(t, func(c *proxy.Config, s *routes.Snapshot) {
+				c.HTTP, c.HTTPS, c.ProxyProtocol = nil, []string{door}, true
+				s.TLS.Mode = "local"
+				s.Trusted = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}
+			})
+			w.run(t, syscall.SIGTERM, "haproxy", "-db", "-f", w.write(t, "haproxy.cfg", `
+defaults
+    mode tcp
+    timeout connect 5s
+    timeout client 1m
+    timeout server 1m
+frontend visitors
+    bind `+w.https+`
+    default_backend tarima
+backend tarima
+    server one `+door+` `+version+` check inter 200ms fall 1
+`))
+			root, err := os.ReadFile(filepath.Join(w.dir, "state", "ca", "ca.pem"))
+			if err != nil || !w.pool.AppendCertsFromPEM(root) {
+				t.Fatalf("the proxy's authority: %v", err)
+			}
+			for _, h2 := range []bool{false, true} {
+				resp, err := w.browser(t, h2).Get("https://" + host + ":" + port(w.https) + "/")
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer func() { _ = resp.Body.Close() }()
+				var got page
+				if err := json.NewDecoder(resp.Body).Decode(&got); err != nil {
+					t.Fatalf("%s: %v", resp.Status, err)
+				}
+				if got.Client != visitor || got.Proto != "https" || got.Port != port(w.https) {
+					t.Errorf("the application saw %+v", got)
+				}
+			}
+			// HAProxy's checks are taken as well, or it would send nobody.
+			if data, _ := os.ReadFile(w.dir + "/proxy.log"); bytes.Contains(data, []byte("is refused")) {
+				t.Errorf("something was refused:\n%s", data)
+			}
+		})
+	}
 }
 
 type zeros struct{}
