@@ -2,18 +2,24 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"net"
 	"strings"
 	"time"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	"github.com/containerd/containerd/v2/pkg/shim"
+	"golang.org/x/sys/unix"
 )
 
 // groupPatience is how long the shim of a group may take to accept a
 // connection. The kernel accepts in its place: only a machine that is out of
-// breath takes any time. A shim that is dead refuses at once.
-const groupPatience = 10 * time.Second
+// breath takes any time, and a full queue says "try again". A shim that is dead
+// refuses at once.
+const (
+	groupPatience = 10 * time.Second
+	groupPause    = 20 * time.Millisecond
+)
 
 // Start starts a shim, or names the one that the container's group has.
 //
@@ -38,10 +44,15 @@ func groupShim(ctx context.Context, socketDir, containerd string) string {
 	if err != nil {
 		return ""
 	}
-	conn, err := net.DialTimeout("unix", strings.TrimPrefix(address, "unix://"), groupPatience)
-	if err != nil {
-		return ""
+	for deadline := time.Now().Add(groupPatience); ; {
+		conn, err := net.DialTimeout("unix", strings.TrimPrefix(address, "unix://"), groupPatience)
+		if err == nil {
+			_ = conn.Close() // it was only to see
+			return address
+		}
+		if !errors.Is(err, unix.EAGAIN) || time.Now().After(deadline) {
+			return ""
+		}
+		<-time.After(groupPause)
 	}
-	_ = conn.Close() // it was only to see
-	return address
 }
