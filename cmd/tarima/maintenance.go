@@ -20,13 +20,19 @@ import (
 )
 
 func (c *cli) maintenanceCommand() *cobra.Command {
+	var asJSON bool
 	cmd := c.verb("maintenance", cobra.NoArgs, func(cmd *cobra.Command, _ []string) error {
 		m, err := c.paths().client().Maintenance(cmd.Context())
-		if err == nil {
-			c.printMaintenance(m)
+		switch {
+		case err != nil:
+			return err
+		case asJSON:
+			return writeJSON(c.out, m)
 		}
-		return err
+		c.printMaintenance(m)
+		return nil
 	})
+	cmd.Flags().BoolVar(&asJSON, "json", false, c.say("flag.json"))
 	var hosts []string
 	var until string
 	on := c.maintenanceVerb("on", func(cmd *cobra.Command, _ []string) error {
