@@ -356,7 +356,7 @@ func settle(listeners []listener) {
 
 // outlast serves the requests that are here while a successor has the sockets.
 func (s *server) outlast(ctx context.Context, listeners []listener, control *net.UnixListener, servers []*http.Server, last *testament) {
-	s.keeper.Retire()
+	s.background.Go(s.keeper.Retire)
 	settle(listeners)
 	pause(control)
 	following, stop := context.WithCancel(ctx)

@@ -245,6 +245,7 @@ func (a *appliance) Doctor(ctx context.Context) ([]control.Finding, error) {
 	for _, text := range a.engine.Reduced() {
 		findings = append(findings, finding("ENGINE-REDUCED", levelWarning, text, ""))
 	}
+	findings = append(findings, a.certificateFindings(ctx)...)
 	status, err := a.Status(ctx)
 	if err != nil {
 		return nil, err

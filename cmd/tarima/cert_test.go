@@ -218,3 +218,21 @@ func TestInstallRoot(t *testing.T) {
 		}
 	}
 }
+
+func TestDoctorTellsOfCertificates(t *testing.T) {
+	found := certificateTrouble([]routes.CertificateState{
+		{Name: "good.test", Phase: routes.CertificateInPlace},
+		{Name: "waiting.test", Phase: routes.CertificateWaiting},
+		{Name: "failed.test", Phase: routes.CertificateFailed, LastError: "dns: no such name"},
+		{Name: "covered.test", Phase: routes.CertificateFailed, Wildcard: "*.test"},
+		{Name: "ends.test", Phase: routes.CertificateInPlace, Warning: "runs out"},
+		{Name: "late.test", Phase: routes.CertificateInPlace, LastError: "connection refused"},
+	})
+	var codes []string
+	for _, f := range found {
+		codes = append(codes, f.Code)
+	}
+	if got := strings.Join(codes, " "); got != "CERTIFICATE-FAILED CERTIFICATE-ENDS CERTIFICATE-RENEWAL" || found[0].Level != levelError {
+		t.Errorf("%s: %+v", got, found)
+	}
+}

@@ -68,3 +68,28 @@ func (a *appliance) ExportCertificate(ctx context.Context, name string) (routes.
 	pair, err := a.router.ExportCertificate(ctx, name)
 	return pair, certificateError(err)
 }
+
+// certificateFindings are what the doctor says of certificates.
+func (a *appliance) certificateFindings(ctx context.Context) []control.Finding {
+	states, err := a.router.Certificates(ctx)
+	if err != nil {
+		return nil // no proxy: others say so
+	}
+	return certificateTrouble(states)
+}
+
+func certificateTrouble(states []routes.CertificateState) []control.Finding {
+	var all []control.Finding
+	for _, s := range states {
+		switch {
+		case s.Wildcard != "": // told with the wildcard itself
+		case s.Phase == routes.CertificateFailed:
+			all = append(all, finding("CERTIFICATE-FAILED", levelError, s.Name+" has no certificate: "+s.LastError, "tarima cert check "+s.Name))
+		case s.Warning != "":
+			all = append(all, finding("CERTIFICATE-ENDS", levelWarning, s.Name+": "+s.Warning, "tarima cert import "+s.Name+" --cert FILE --key FILE"))
+		case s.Phase == routes.CertificateInPlace && s.LastError != "":
+			all = append(all, finding("CERTIFICATE-RENEWAL", levelWarning, s.Name+" could not be renewed: "+s.LastError, "tarima cert show "+s.Name))
+		}
+	}
+	return all
+}

@@ -573,3 +573,33 @@ func (h *house) visit(name string, roots *x509Pool) error {
 	_, err = io.Copy(io.Discard, resp.Body)
 	return err
 }
+
+// A check before an order that is under way when the source changes, or the
+// process ends, holds up neither.
+func TestChangeDuringAnAttempt(t *testing.T) {
+	t.Parallel()
+	h, p, _ := oneAuthority(t, "change.test", pebbleOptions{})
+	asked, release := make(chan struct{}, 10), make(chan struct{})
+	p.intercept(func(_ http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Path == "/dir" {
+			asked <- struct{}{}
+			select {
+			case <-release:
+			case <-r.Context().Done():
+			}
+		}
+		return false
+	})
+	h.keeper.Set(acmeAt(p), []string{"lms.change.test"})
+	<-asked
+	other := acmeAt(p)
+	other.Email = "eva@escuela.test"
+	h.keeper.Set(other, []string{"lms.change.test"})
+	if c := h.shown("lms.change.test", h.both(p)); c == nil {
+		t.Error("nothing is shown")
+	}
+	<-asked
+	h.keeper.Set(routes.TLS{Mode: ModeLocal}, []string{"lms.change.test"})
+	h.close()
+	close(release)
+}

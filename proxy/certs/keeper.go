@@ -92,9 +92,11 @@ func (k *Keeper) Set(source routes.TLS, names []string) []string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.hosts = slices.Clone(names)
-	if !reflect.DeepEqual(source, k.source) && k.orders != nil {
-		k.orders.close()
+	if old := k.orders; old != nil && !reflect.DeepEqual(source, k.source) {
 		k.orders = nil
+		// What it has under way may take its time to end, and asks for this
+		// lock. The next one waits for it before it orders.
+		k.done.Go(old.close)
 	}
 	k.source = source
 	if source.Mode == ModeNone {
@@ -268,11 +270,12 @@ func (k *Keeper) Retire() {
 // Close ends what is under way.
 func (k *Keeper) Close() {
 	close(k.stop)
-	k.done.Wait()
 	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.orders != nil {
-		k.orders.close()
-		k.orders = nil
+	o := k.orders
+	k.orders = nil
+	k.mu.Unlock()
+	if o != nil {
+		o.close()
 	}
+	k.done.Wait()
 }

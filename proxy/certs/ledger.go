@@ -179,6 +179,19 @@ func (l *ledger) of(name string) memory {
 	return memory{}
 }
 
+// all is of for many names.
+func (l *ledger) all(names []string) []memory {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	out := make([]memory, len(names))
+	for i, name := range names {
+		if m := l.data.Names[name]; m != nil {
+			out[i] = *m
+		}
+	}
+	return out
+}
+
 // change what is remembered of a name. A record that cannot be written now is
 // written with the next change: what must be on disk first is an order.
 func (l *ledger) change(name string, f func(*memory)) {

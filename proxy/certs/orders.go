@@ -218,6 +218,12 @@ func (o *orders) owns() bool {
 func (o *orders) turn() time.Time {
 	now := time.Now()
 	next := now.Add(watchEvery)
+	o.mu.RLock()
+	names := slices.Sorted(maps.Keys(o.names))
+	o.mu.RUnlock()
+	// The record may be on its slow way to the disk just now: handshakes,
+	// which ask for a certificate, must not wait for that.
+	memories := o.ledger.all(names)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if !o.owns() {
@@ -229,12 +235,11 @@ func (o *orders) turn() time.Time {
 			busy++
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(o.names)) {
-		n := o.names[name]
-		if n.running != nil {
+	for i, name := range names {
+		n, m := o.names[name], memories[i]
+		if n == nil || n.running != nil {
 			continue
 		}
-		m := o.ledger.of(name)
 		if at := due(name, n.cert, n.serial, m); at.After(now) {
 			next = earlier(next, at)
 		} else if busy < atOnce {
@@ -518,6 +523,7 @@ func (o *orders) renew(ctx context.Context, name string) error {
 
 // attemptNow is the attempt for a name that is under way, or a new one.
 func (o *orders) attemptNow(name string) (*attempt, error) {
+	m := o.ledger.of(name)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	n := o.names[name]
@@ -529,7 +535,7 @@ func (o *orders) attemptNow(name string) (*attempt, error) {
 	case n.running != nil:
 		return n.running, nil
 	}
-	if m := o.ledger.of(name); m.Until.After(time.Now()) {
+	if m.Until.After(time.Now()) {
 		return nil, fmt.Errorf("%w: the authority asked to wait with %s until %s", ErrHeld, name, m.Until.UTC().Format(time.RFC3339))
 	}
 	return o.start(name, n, func(ctx context.Context) error { return o.attempt(ctx, name, true) }), nil

@@ -151,7 +151,7 @@ func (s *strict) total() (orders, issued int) {
 // more than a real disk likes.
 func inMemory(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "tarima-certs-")
+	dir, err := os.MkdirTemp("/dev/shm", "tarima-certs-") //nolint:usetesting // not in the folder of tests
 	if err != nil {
 		t.Fatal(err)
 	}
