@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"net/http"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -9,11 +10,19 @@ import (
 
 func TestAlarm(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
 		var set []time.Time
-		count := func(d time.Time) error { set = append(set, d); return nil }
+		count := func(d time.Time) error {
+			mu.Lock()
+			defer mu.Unlock()
+			set = append(set, d)
+			return nil
+		}
 		over := func(d time.Duration) int {
 			<-time.After(d)
 			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
 			n := len(set)
 			set = nil
 			return n

@@ -21,7 +21,7 @@ const (
 	// The heap of a proxy with a thousand connections is far below.
 	leastMemoryLimit = 256 << 20
 	// How often the size of the heap is looked at.
-	heapEvery = 5 * time.Second
+	heapEvery = time.Second
 )
 
 // TuneMemory sets the garbage collector of this process for a proxy, until ctx

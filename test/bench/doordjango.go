@@ -14,7 +14,7 @@ var djangoPage string
 
 const (
 	djangoAddress = "127.0.0.1:9001"
-	djangoPages   = 200 // of each round
+	djangoPages   = 100 // of each round
 )
 
 // django is what our proxy adds to a page that Django makes.
@@ -26,7 +26,7 @@ func (d *door) django(ctx context.Context) (err error) {
 	if err := write(filepath.Join(dir, "page.py"), djangoPage); err != nil {
 		return err
 	}
-	app, err := program(dir, nil, "/usr/bin/gunicorn", "--bind", djangoAddress, "--workers", "1", "--chdir", dir, "page:application")
+	app, err := program(dir, nil, "/usr/bin/gunicorn", "--bind", djangoAddress, "--worker-class", "gthread", "--workers", "1", "--threads", "1", "--keep-alive", "75", "--timeout", "300", "--chdir", dir, "page:application")
 	if err != nil {
 		return err
 	}
