@@ -84,7 +84,7 @@ func (g *guest) end(r *http.Request) {
 // dismiss cuts a connection that does what no ordinary client does.
 func (g *guest) dismiss(why error) {
 	if !errors.Is(why, errNoRequest) { // browsers open some ahead
-		g.limits.guests.complain("a connection is cut", "client", g.peerText(), "why", why)
+		g.limits.guests.complain("a connection is cut", "client", g.clientText(), "why", why)
 	}
 	_ = g.Close() // it is cut
 }
@@ -148,6 +148,14 @@ func (g *guest) introduce() {
 			_ = g.Close() // the refusal is told
 		}
 	})
+}
+
+// clientText is the client as far as it is known already.
+func (g *guest) clientText() string {
+	if g.header.Source.IsValid() {
+		return g.header.Source.Addr().String()
+	}
+	return g.peerText()
 }
 
 func (g *guest) peerText() string {

@@ -30,6 +30,9 @@ const (
 	quicLockFile = "quic.lock"
 	// How long a browser may remember that there is HTTP/3.
 	altSvcAge = time.Hour
+	// goodBuffer of a UDP socket holds what comes while this process waits for
+	// a processor; quic-go asks for 7 MB.
+	goodBuffer = 2 << 20
 )
 
 // quicDoors serve HTTP/3 on the ports of HTTPS.
@@ -135,6 +138,9 @@ func (q *quicDoors) serve(ctx context.Context) {
 		}
 		q.transports, q.listeners, q.servers = append(q.transports, t), append(q.listeners, listener), append(q.servers, server)
 		q.s.logger.Info("listening", "address", conn.LocalAddr().String(), "http", 3)
+		if n := receiveBuffer(conn); n > 0 && n < goodBuffer {
+			q.s.logger.Info("the socket's buffer is small for HTTP/3; net.core.rmem_max of 7500000 is better", "bytes", n)
+		}
 	}
 	if len(q.servers) == 0 {
 		return
@@ -155,6 +161,19 @@ func (q *quicDoors) serve(ctx context.Context) {
 	for range q.servers {
 		<-served
 	}
+}
+
+// receiveBuffer is what the kernel gave; 0: unknown.
+func receiveBuffer(conn *net.UDPConn) int {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	n := 0
+	if err := raw.Control(func(fd uintptr) { n, _ = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF) }); err != nil {
+		return 0
+	}
+	return n
 }
 
 // end lets requests end, for as long as clients are parted from, and gives the

@@ -356,6 +356,7 @@ func settle(listeners []listener) {
 
 // outlast serves the requests that are here while a successor has the sockets.
 func (s *server) outlast(ctx context.Context, listeners []listener, control *net.UnixListener, servers []*http.Server, last *testament) {
+	began := time.Now()
 	s.background.Go(s.keeper.Retire)
 	settle(listeners)
 	pause(control)
@@ -385,7 +386,7 @@ func (s *server) outlast(ctx context.Context, listeners []listener, control *net
 	s.events.close()
 	_ = servers[len(servers)-1].Shutdown(ctx) // the control socket's; what is left ends below
 	s.partFrom(ctx)
-	s.end(servers, s.cfg.HandoverLimit)
+	s.end(servers, s.cfg.HandoverLimit-time.Since(began))
 	close(ended)
 	stop()
 	s.background.Wait()

@@ -326,6 +326,39 @@ func TestTwentyHandoversLoseNothing(t *testing.T) {
 	}
 }
 
+// Websockets may stay with a predecessor up to the limit and are told then.
+func TestHandoverLimitTellsWebsockets(t *testing.T) {
+	up := upstreamServer(t, site())
+	handover := make(chan struct{}, 1)
+	r := start(t, func(c *Config) {
+		c.Handover, c.HandoverLimit = handover, time.Second
+		c.Successor = own(t, &running{http: c.HTTP[0], https: c.HTTPS[0], cfg: *c})
+	})
+	r.put(one(1, address(up), routes.Ready))
+	t.Cleanup(func() {
+		if p := r.pid(); p != 0 && p != os.Getpid() {
+			_ = syscall.Kill(p, syscall.SIGTERM)
+			until(t, "the successor is gone", func() bool { return syscall.Kill(p, 0) != nil || zombie(p) })
+		}
+	})
+	c, in, err := r.websocket()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	handover <- struct{}{}
+	if rest, err := io.ReadAll(in); string(rest) != string(farewell) || isTimeout(err) {
+		t.Errorf("the last words are %q, %v", rest, err)
+	}
+	if err := r.stop(); err != nil {
+		t.Error(err)
+	}
+	// Whoever comes back is served by the successor.
+	if err := r.talk(1); err != nil {
+		t.Error(err)
+	}
+}
+
 // Killed, a proxy loses the requests that are in flight and nothing else: the
 // service manager has kept the sockets.
 func TestKilledProxyLosesWhatIsInFlight(t *testing.T) {
