@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"tarima/proxy/certs"
+	"tarima/proxy/files"
 	"tarima/proxy/ratelimit"
 	"tarima/proxy/routes"
 )
@@ -49,6 +50,7 @@ type server struct {
 	upstreams *upstreams
 	buffers   *buffers
 	spools    *spools
+	files     *files.Server
 	fleet     *fleet
 	nobody    *gate // of addresses that belong to no service
 	limiter   *ratelimit.Table
@@ -102,6 +104,7 @@ func newServer(cfg Config) (*server, error) {
 	if cfg.AccessLog != nil {
 		s.access = slog.New(slog.NewJSONHandler(cfg.AccessLog, &slog.HandlerOptions{ReplaceAttr: withoutLevel}))
 	}
+	s.files = files.New(cfg.Files)
 	s.spools = newSpools(cfg.Buffers, cfg.Logger, s.buffers)
 	s.board = newSwitchboard(cfg.Logger, s.events, s.room, func(snapshot routes.Snapshot) {
 		s.certify(snapshot)
