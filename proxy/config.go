@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"time"
 
+	"tarima/proxy/compress"
 	"tarima/proxy/files"
 )
 
@@ -45,6 +46,8 @@ type Config struct {
 	StaticDir func(site string) string
 	// Files bounds the memory of static files.
 	Files files.Config
+	// Compress bounds what the compression of pages may cost.
+	Compress compress.Config
 	// Listeners are sockets that are open already, from systemd or from a
 	// predecessor. Each is used in place of the configured address that it
 	// is bound to; one that fits no address is closed.
