@@ -10,6 +10,9 @@ import (
 	"net/netip"
 	"os/exec"
 	"time"
+
+	"tarima/proxy/compress"
+	"tarima/proxy/files"
 )
 
 // Config of a proxy. Zero values take the defaults that are named.
@@ -41,6 +44,10 @@ type Config struct {
 	SocketMode fs.FileMode
 	// StaticDir gives the static folder of a site; nil: no static files.
 	StaticDir func(site string) string
+	// Files bounds the memory of static files.
+	Files files.Config
+	// Compress bounds what the compression of pages may cost.
+	Compress compress.Config
 	// Listeners are sockets that are open already, from systemd or from a
 	// predecessor. Each is used in place of the configured address that it
 	// is bound to; one that fits no address is closed.

@@ -355,11 +355,15 @@ func (x *exchange) attempt(d destination, repeatable, websocket bool) (failure e
 			o.Trailer = pr.In.Trailer
 			x.client.forward(o.Header, pr.In.Host)
 		},
-		Transport:      x.s.upstreams.of(repeatable && !websocket),
-		ModifyResponse: place.receive,
-		BufferPool:     x.s.buffers,
-		ErrorLog:       x.s.proxyLog,
-		ErrorHandler:   func(_ http.ResponseWriter, _ *http.Request, err error) { failure = err },
+		Transport: x.s.upstreams.of(repeatable && !websocket),
+		ModifyResponse: func(resp *http.Response) error {
+			err := place.receive(resp)
+			x.compress(d, resp)
+			return err
+		},
+		BufferPool:   x.s.buffers,
+		ErrorLog:     x.s.proxyLog,
+		ErrorHandler: func(_ http.ResponseWriter, _ *http.Request, err error) { failure = err },
 	}
 	p.ServeHTTP(x.w, x.r)
 	return failure

@@ -25,6 +25,8 @@ import (
 	"time"
 
 	"tarima/proxy/certs"
+	"tarima/proxy/compress"
+	"tarima/proxy/files"
 	"tarima/proxy/ratelimit"
 	"tarima/proxy/routes"
 )
@@ -49,6 +51,8 @@ type server struct {
 	upstreams *upstreams
 	buffers   *buffers
 	spools    *spools
+	files     *files.Server
+	presses   *compress.Compressor
 	fleet     *fleet
 	nobody    *gate // of addresses that belong to no service
 	limiter   *ratelimit.Table
@@ -102,6 +106,7 @@ func newServer(cfg Config) (*server, error) {
 	if cfg.AccessLog != nil {
 		s.access = slog.New(slog.NewJSONHandler(cfg.AccessLog, &slog.HandlerOptions{ReplaceAttr: withoutLevel}))
 	}
+	s.files, s.presses = files.New(cfg.Files), compress.New(cfg.Compress)
 	s.spools = newSpools(cfg.Buffers, cfg.Logger, s.buffers)
 	s.board = newSwitchboard(cfg.Logger, s.events, s.room, func(snapshot routes.Snapshot) {
 		s.certify(snapshot)

@@ -201,12 +201,24 @@ func (w *writer) ReadFrom(src io.Reader) (int64, error) {
 	if !ok { // HTTP/2
 		return io.Copy(struct{ io.Writer }{w}, src)
 	}
+	// A limit around a limit would hide a file from sendfile.
+	whole, limited := src.(*io.LimitedReader)
+	if limited {
+		src = whole.R
+	}
 	var total int64
 	for {
 		chunk := io.LimitedReader{R: src, N: readFromChunk}
+		if limited {
+			chunk.N = min(chunk.N, whole.N)
+		}
+		asked := chunk.N
 		n, err := w.timed(func() (int64, error) { return inner.ReadFrom(&chunk) })
 		total += n
-		if err != nil || chunk.N > 0 {
+		if limited {
+			whole.N -= asked - chunk.N
+		}
+		if err != nil || chunk.N > 0 || limited && whole.N <= 0 {
 			return total, err
 		}
 	}
