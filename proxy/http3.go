@@ -211,9 +211,13 @@ func (q *quicDoors) admit(ctx context.Context, client *quic.ClientInfo) (context
 	a := network(peerAddr(client.RemoteAddr.String()))
 	if !limits.enter(a) {
 		<-limits.slots
+		limits.refused.Add(1)
 		return nil, fmt.Errorf("too many connections of %s", a)
 	}
+	limits.accepted.Add(1)
+	limits.present.Add(1)
 	context.AfterFunc(ctx, func() {
+		limits.present.Add(-1)
 		limits.leave(a)
 		<-limits.slots
 	})
