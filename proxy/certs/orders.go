@@ -596,9 +596,9 @@ func (o *orders) state(name string) State {
 	o.mu.RLock()
 	n := o.names[name]
 	var cert *tls.Certificate
-	running, key, number := false, o.issuers[0].key, ""
+	obtaining, key, number := false, o.issuers[0].key, ""
 	if n != nil {
-		cert, running, number = n.cert, n.running != nil, n.serial
+		cert, obtaining, number = n.cert, n.running != nil && n.told.phase == Obtaining, n.serial
 		if n.issuer != "" {
 			key = n.issuer
 		}
@@ -626,7 +626,7 @@ func (o *orders) state(name string) State {
 		return s
 	}
 	switch {
-	case running && n.told.phase == Obtaining:
+	case obtaining:
 		s.Phase = Obtaining
 	case m.LastError != "":
 		s.Phase = Failed
