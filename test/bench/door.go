@@ -19,6 +19,9 @@ type door struct {
 	root   string
 	rounds int
 	window time.Duration // of one measurement
+
+	application string // address that the peers are told
+	firstPath   string // of the page that shows that a proxy is there
 }
 
 // doorScenarios in their order; -door chooses among them.
@@ -47,7 +50,7 @@ func doorNames() string {
 
 // door runs the chosen scenarios.
 func (b *bench) door(ctx context.Context) (err error) {
-	d := &door{bench: b, root: filepath.Join(b.root, "door"), rounds: b.doorRounds, window: b.doorWindow}
+	d := &door{bench: b, root: filepath.Join(b.root, "door"), rounds: b.doorRounds, window: b.doorWindow, application: doorUpstream, firstPath: "/bytes/1024"}
 	if err := os.MkdirAll(d.root, 0o711); err != nil {
 		return err
 	}

@@ -294,7 +294,7 @@ func (d *door) startPeer(name string) (*contender, error) {
 			return nil, err
 		}
 		config := filepath.Join(dir, "config")
-		text := strings.NewReplacer("DIR", dir, "ROOT", d.root, "UPSTREAM", doorUpstream, "ADDRESS", p.address, "PORT", port).Replace(p.config)
+		text := strings.NewReplacer("DIR", dir, "ROOT", d.root, "UPSTREAM", d.application, "ADDRESS", p.address, "PORT", port).Replace(p.config)
 		if err := write(config, text); err != nil {
 			return nil, err
 		}
@@ -391,7 +391,7 @@ func (d *door) firstPage(c *contender) error {
 	client := visitor(c.https)
 	deadline := time.Now().Add(20 * time.Second)
 	for {
-		err := page(client, "https://localhost/bytes/1024", http.StatusOK)
+		err := page(client, "https://localhost"+d.firstPath, http.StatusOK)
 		if err == nil {
 			return nil
 		}
