@@ -173,6 +173,12 @@ type load2 struct {
 	wait   sync.WaitGroup
 	ok     atomic.Int64
 	failed atomic.Int64
+	first  atomic.Pointer[string]
+}
+
+func (l *load2) fail(why string) {
+	l.failed.Add(1)
+	l.first.CompareAndSwap(nil, &why)
 }
 
 func (l *load2) start(browser *http.Client, url string, n int) {
@@ -181,13 +187,13 @@ func (l *load2) start(browser *http.Client, url string, n int) {
 			for !l.stop.Load() {
 				resp, err := browser.Post(url, "application/octet-stream", bytes.NewReader(make([]byte, 20_000)))
 				if err != nil {
-					l.failed.Add(1)
+					l.fail(err.Error())
 					continue
 				}
 				_, err = io.Copy(io.Discard, resp.Body)
 				_ = resp.Body.Close()
 				if err != nil || resp.StatusCode != http.StatusOK {
-					l.failed.Add(1)
+					l.fail(fmt.Sprintf("%s, %v", resp.Status, err))
 					continue
 				}
 				l.ok.Add(1)
@@ -201,7 +207,11 @@ func (l *load2) end(t *testing.T) {
 	l.stop.Store(true)
 	l.wait.Wait()
 	if l.failed.Load() > 0 || l.ok.Load() == 0 {
-		t.Errorf("POST: %d failed, %d ok", l.failed.Load(), l.ok.Load())
+		why := "none"
+		if first := l.first.Load(); first != nil {
+			why = *first
+		}
+		t.Errorf("POST: %d failed, %d ok, the first failure: %s", l.failed.Load(), l.ok.Load(), why)
 	}
 }
 
