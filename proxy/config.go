@@ -60,7 +60,7 @@ type Config struct {
 	Packets []*net.UDPConn
 
 	Logger    *slog.Logger // nil: slog.Default()
-	AccessLog io.Writer    // one JSON line per request; nil: none
+	AccessLog io.Writer    // one JSON line per request, written soon and together with others; nil: none
 
 	// ACMERoots vouch for an ACME authority that the system does not trust.
 	ACMERoots *x509.CertPool
@@ -70,6 +70,7 @@ type Config struct {
 	// PublicHTTPPort is where ACME authorities ask for HTTP-01; 0: 80.
 	PublicHTTPPort int
 
+	Sight   Sight
 	Hold    Hold
 	Limits  Limits
 	Buffers Buffers
@@ -153,6 +154,9 @@ func (c *Config) complete() error {
 	}
 	if c.PublicPort < 0 || c.PublicPort > 65535 {
 		return fmt.Errorf("%w: PublicPort %d", ErrConfig, c.PublicPort)
+	}
+	if err := c.Sight.check(); err != nil {
+		return err
 	}
 	fill(&c.SocketMode, 0o600)
 	fill(&c.UnixMode, 0o660)

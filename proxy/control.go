@@ -78,6 +78,8 @@ func (s *server) control() http.Handler {
 	mux.HandleFunc("GET /v1/events", s.streamEvents)
 	mux.HandleFunc("GET /v1/state", s.getState)
 	s.certificateControl(mux)
+	mux.HandleFunc("GET /v1/requests", s.getRequests)
+	mux.Handle("GET /metrics", s.sight.meters.Handler())
 	mux.HandleFunc("GET "+healthPath, func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = w.Write([]byte("ok\n")) // the asker is free to go away
 	})

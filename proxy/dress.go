@@ -55,6 +55,7 @@ func hostEdits(h *routes.Host) (secure, plain edits) {
 
 // dress prepares the writer for what the host and the rule want of answers.
 func (x *exchange) dress(d destination) {
+	x.timing = d.host.ServerTiming
 	x.w.edits = d.host.plain
 	if x.client.proto == "https" {
 		x.w.edits = d.host.secure

@@ -105,6 +105,8 @@ type client struct {
 	port  int        // that the client connected to; 0: unknown
 	// local: on this machine, by itself and not through a web server in front.
 	local bool
+	// believed: what the request's headers say of it is a trusted proxy's.
+	believed bool
 }
 
 // clientOf believes the forwarding headers of trusted peers alone. It must
@@ -144,6 +146,7 @@ func (s *server) clientOf(r *http.Request, l listener) client {
 	if !believed {
 		return c
 	}
+	c.believed = true
 	if p := r.Header["X-Forwarded-Port"]; len(p) > 0 && isPort(p[len(p)-1]) {
 		c.port, _ = strconv.Atoi(p[len(p)-1]) // isPort has read it
 	}

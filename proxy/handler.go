@@ -1,10 +1,8 @@
 package proxy
 
 import (
-	"context"
 	"errors"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -12,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"tarima/proxy/meters"
 	"tarima/proxy/routes"
 )
 
@@ -40,6 +39,7 @@ type exchange struct {
 	held     time.Duration
 	deadline time.Time // of all waits, set by the first
 	note     string    // for the log: why it ended as it did
+	view
 
 	until     time.Time  // for the page of a closed site; zero: nobody knows
 	challenge *challenge // for the page that asks for work
@@ -64,13 +64,14 @@ func (s *server) handle(l listener) http.Handler {
 			w:      &writer{ResponseWriter: rw, control: control, alarm: newAlarm(r, control.SetWriteDeadline), pace: pace{limits: &s.cfg.Limits}, leaving: &s.leaving, old: r.ProtoMajor == 1, guest: g},
 			client: s.clientOf(r, l),
 		}
+		defer x.seen() // after the body's end
 		if r.ContentLength != 0 {
 			x.body = newBody(r, control, &s.cfg.Limits)
 			x.body.guest = g
 			x.w.body, r.Body = x.body, x.body
 			defer func() { _ = x.body.finish() }() // told where it matters
 		}
-		defer x.log()
+		x.see()
 		x.serve(l)
 		if r.ProtoMajor == 3 && r.Method == http.MethodHead {
 			// quic-go would say Content-Length: 0, which may be wrong.
@@ -101,6 +102,7 @@ func (x *exchange) serve(l listener) {
 		x.unknownHost()
 		return
 	}
+	x.host = d.host.Name
 	// Behind a web server it is for that one to redirect: a second opinion
 	// can only make a loop.
 	if x.s.httpsPort != 0 && x.client.proto == "http" && !x.s.trust.current.Load().behind {
@@ -114,12 +116,16 @@ func (x *exchange) serve(l listener) {
 	}
 	switch {
 	case d.rule != nil && d.rule.Redirect != "":
+		x.class = meters.Redirect
 		x.redirect(d.rule.target(d.rule.Redirect, escapedRest(d.rest))+querySuffix(r), http.StatusFound)
 	case d.rule != nil && d.rule.Root != "":
+		x.class = meters.Static
 		x.static(d)
 	case d.host.Redirect != "":
+		x.class = meters.Redirect
 		x.redirect(strings.TrimSuffix(d.host.Redirect, "/")+r.URL.RequestURI(), http.StatusPermanentRedirect)
 	default:
+		x.class = meters.Upstream
 		x.proxy(d, websocket)
 	}
 }
@@ -194,6 +200,7 @@ func (x *exchange) proxy(d destination, websocket bool) {
 			x.failed(err)
 			return
 		}
+		x.upstreamFailed(err)
 		broken = d.upstream
 		if others++; others < len(d.several) {
 			continue // another address may do better at once
@@ -290,7 +297,11 @@ func (x *exchange) wait(t *ticket, again <-chan time.Time) bool {
 	}
 	over := time.NewTimer(time.Until(x.deadline))
 	defer over.Stop()
-	defer func() { x.held += time.Since(began) }()
+	x.waiting.Store(true)
+	defer func() {
+		x.waiting.Store(false)
+		x.held += time.Since(began)
+	}()
 	select {
 	case <-t.called:
 		return true
@@ -333,6 +344,7 @@ func (x *exchange) attempt(d destination, repeatable, websocket bool) (failure e
 	place := &stay{s: x.s, d: d}
 	defer place.leave()
 	x.upstream = d.upstream
+	began := x.ask()
 	if websocket {
 		x.w.hijack = func(c net.Conn) net.Conn { return newSocket(c, x.s.gateOf(d)) }
 	}
@@ -354,16 +366,21 @@ func (x *exchange) attempt(d destination, repeatable, websocket bool) (failure e
 			// Filled when the body has been read, so it has to be the same map.
 			o.Trailer = pr.In.Trailer
 			x.client.forward(o.Header, pr.In.Host)
+			x.passNames(o.Header)
 		},
 		Transport: x.s.upstreams.of(repeatable && !websocket),
 		ModifyResponse: func(resp *http.Response) error {
+			x.answered(began)
 			err := place.receive(resp)
 			x.compress(d, resp)
 			return err
 		},
-		BufferPool:   x.s.buffers,
-		ErrorLog:     x.s.proxyLog,
-		ErrorHandler: func(_ http.ResponseWriter, _ *http.Request, err error) { failure = err },
+		BufferPool: x.s.buffers,
+		ErrorLog:   x.s.proxyLog,
+		ErrorHandler: func(_ http.ResponseWriter, _ *http.Request, err error) {
+			x.answered(began)
+			failure = err
+		},
 	}
 	p.ServeHTTP(x.w, x.r)
 	return failure
@@ -389,9 +406,11 @@ func (x *exchange) failed(err error) {
 	case bodyErr != nil && !errors.Is(bodyErr, io.EOF):
 		x.page(http.StatusBadRequest, "malformed")
 	case isTimeout(err):
+		x.upstreamFailed(err)
 		x.s.logger.Warn("the upstream did not answer in time", "host", x.r.Host, "upstream", x.upstream, "error", err)
 		x.page(http.StatusGatewayTimeout, "late")
 	default:
+		x.upstreamFailed(err)
 		x.s.logger.Warn("the upstream failed", "host", x.r.Host, "upstream", x.upstream, "error", err)
 		x.page(http.StatusBadGateway, "broken")
 	}
@@ -403,35 +422,4 @@ const statusGone = 499
 func (x *exchange) gone() {
 	x.w.status = statusGone
 	panic(http.ErrAbortHandler)
-}
-
-func (x *exchange) log() {
-	if x.s.access == nil {
-		return
-	}
-	status := x.w.status
-	if status == 0 {
-		status = http.StatusOK
-	}
-	// The query is left out: it may hold secrets.
-	attrs := []slog.Attr{
-		slog.String("client", x.client.name()),
-		slog.String("method", x.r.Method),
-		slog.String("host", x.r.Host),
-		slog.String("path", x.r.URL.Path),
-		slog.String("proto", x.r.Proto),
-		slog.Int("status", status),
-		slog.Int64("bytes", x.w.bytes),
-		slog.Duration("took", time.Since(x.start)),
-	}
-	if x.upstream != "" {
-		attrs = append(attrs, slog.String("upstream", x.upstream))
-	}
-	if x.held > 0 {
-		attrs = append(attrs, slog.Duration("held", x.held))
-	}
-	if x.note != "" {
-		attrs = append(attrs, slog.String("note", x.note))
-	}
-	x.s.access.LogAttrs(context.Background(), slog.LevelInfo, "request", attrs...)
 }

@@ -211,8 +211,10 @@ func (q *quicDoors) admit(ctx context.Context, client *quic.ClientInfo) (context
 	a := network(peerAddr(client.RemoteAddr.String()))
 	if !limits.enter(a) {
 		<-limits.slots
+		limits.refused.Add(1)
 		return nil, fmt.Errorf("too many connections of %s", a)
 	}
+	limits.accepted.Add(1)
 	context.AfterFunc(ctx, func() {
 		limits.leave(a)
 		<-limits.slots

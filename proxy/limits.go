@@ -43,6 +43,7 @@ func (x *exchange) limited(h *host) (answered bool) {
 			continue
 		}
 		if ok, wait := x.s.limiter.Allow(x.start, l.bucket, x.client.addr, l.budget); !ok {
+			x.s.sight.meters.Limited(h.Name, l.name)
 			x.tooOften(wait, "limit "+l.name)
 			return true
 		}

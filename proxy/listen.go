@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -83,6 +84,8 @@ type connectionLimits struct {
 	slots   chan struct{}
 	perAddr int
 	guests  guestRules
+	// Connections since the start, and those of addresses with too many.
+	accepted, refused atomic.Uint64
 
 	mu    sync.Mutex
 	addrs map[netip.Addr]int
@@ -143,8 +146,10 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		if g := newGuest(c, l.door, l.limits); g != nil {
+			l.limits.accepted.Add(1)
 			return g, nil
 		}
+		l.limits.refused.Add(1)
 		_ = c.Close() // refused
 		<-l.limits.slots
 	}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -160,6 +161,25 @@ func (r *running) do(client *http.Client, req *http.Request, header ...string) (
 		r.t.Fatalf("%s %s: body: %v", req.Method, req.URL, err)
 	}
 	return resp, string(data)
+}
+
+// logged is the access log of all that was answered by now: its lines come in
+// their order, and are written together.
+func (r *running) logged() string {
+	r.t.Helper()
+	mark := "/mark/" + rand.Text()
+	req, err := http.NewRequest(http.MethodGet, "http://"+r.http+mark, nil)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	transport := &http.Transport{DisableKeepAlives: true}
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	until(r.t, "a line in the access log", func() bool { return strings.Contains(r.access.String(), mark) })
+	return r.access.String()
 }
 
 func (r *running) pool() *x509.CertPool {

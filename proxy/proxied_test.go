@@ -95,7 +95,7 @@ func TestProxyProtocol(t *testing.T) {
 		})
 	}
 	t.Run("in the log", func(t *testing.T) {
-		if !strings.Contains(r.access.String(), `"client":"192.0.2.7"`) {
+		if !strings.Contains(r.logged(), `"client":"192.0.2.7"`) {
 			t.Errorf("%s", r.access)
 		}
 	})

@@ -59,7 +59,7 @@ type server struct {
 	passwords *passwords
 	signer    *signer
 
-	access    *slog.Logger // nil: none
+	sight     sight
 	proxyLog  *log.Logger
 	httpsPort int // as clients see it; 0: no HTTPS
 
@@ -103,24 +103,14 @@ func newServer(cfg Config) (*server, error) {
 	}
 	s.limiter, s.passwords = ratelimit.New(), newPasswords()
 	s.base, s.cut = context.WithCancel(context.Background())
-	if cfg.AccessLog != nil {
-		s.access = slog.New(slog.NewJSONHandler(cfg.AccessLog, &slog.HandlerOptions{ReplaceAttr: withoutLevel}))
-	}
 	s.files, s.presses = files.New(cfg.Files), compress.New(cfg.Compress)
 	s.spools = newSpools(cfg.Buffers, cfg.Logger, s.buffers)
 	s.board = newSwitchboard(cfg.Logger, s.events, s.room, func(snapshot routes.Snapshot) {
 		s.certify(snapshot)
 		s.fleet.keep(snapshot)
+		s.sight.served(snapshot)
 	})
 	return s, nil
-}
-
-// withoutLevel leaves out what is the same in every line of an access log.
-func withoutLevel(groups []string, a slog.Attr) slog.Attr {
-	if len(groups) == 0 && (a.Key == slog.LevelKey || a.Key == slog.MessageKey) {
-		return slog.Attr{}
-	}
-	return a
 }
 
 // recall serves the routes of the last time until somebody tells new ones.
@@ -233,7 +223,11 @@ func (s *server) run(ctx context.Context) error {
 		}
 	}
 	s.board.elders = findElders(s.cfg.Dir)
-	if s.signer, err = openSigner(s.cfg.Dir); err == nil {
+	defer s.closeSight()
+	if err = s.openSight(); err == nil {
+		s.signer, err = openSigner(s.cfg.Dir)
+	}
+	if err == nil {
 		err = s.openKeeper(listeners)
 	}
 	if err == nil {
@@ -274,6 +268,12 @@ func (s *server) run(ctx context.Context) error {
 	defer stopWatching()
 	if s.board.elders.any() {
 		s.background.Go(func() { s.heedElders(watching) })
+	}
+	if s.cfg.Sight.Metrics != "" {
+		s.background.Go(func() { s.serveFigures(watching) })
+	}
+	if s.cfg.Sight.Reopen != nil {
+		s.background.Go(func() { s.reopenLogs(watching) })
 	}
 	if s.cfg.Watchdog > 0 {
 		s.background.Go(func() { s.watch(watching) })
@@ -476,11 +476,12 @@ func (s *server) publicServer(l listener) *http.Server {
 	}
 	if l.tls {
 		srv.TLSConfig = &tls.Config{
-			MinVersion:     tls.VersionTLS12,
-			GetCertificate: s.keeper.GetCertificate,
-			WrapSession:    s.tickets.Wrap,
-			UnwrapSession:  s.tickets.Unwrap,
-			NextProtos:     []string{"h2", "http/1.1", certs.ACMEProtocol},
+			MinVersion:       tls.VersionTLS12,
+			VerifyConnection: s.greeted,
+			GetCertificate:   s.keeper.GetCertificate,
+			WrapSession:      s.tickets.Wrap,
+			UnwrapSession:    s.tickets.Unwrap,
+			NextProtos:       []string{"h2", "http/1.1", certs.ACMEProtocol},
 			// For TLS 1.2: forward secrecy and AEAD alone.
 			CipherSuites: []uint16{
 				tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,

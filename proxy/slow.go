@@ -136,13 +136,16 @@ type writer struct {
 	body    *body // nil: the request has none
 	pace    pace
 	status  int
-	bytes   int64
+	bytes   atomic.Int64
 	hijack  func(net.Conn) net.Conn // nil: no upgrade allowed
 	guest   *guest                  // nil: not of a connection
 	old     bool                    // HTTP/1, whose connections end with an answer that says so
 	leaving *atomic.Bool            // this process wants no further request on the connection
 
 	edits, ruleEdits edits // of the answer's headers
+
+	exchange          *exchange // that it answers; nil: of nobody who looks
+	sending, hijacked atomic.Bool
 }
 
 // Chunk of ReadFrom, so that a large file does not run under one deadline.
@@ -155,6 +158,10 @@ func (w *writer) WriteHeader(status int) {
 	// 1xx are not the answer yet.
 	if w.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
 		w.status = status
+		w.sending.Store(true)
+		if w.exchange != nil {
+			w.exchange.stamp(w.Header(), status) // first, so that a host may take it away
+		}
 		w.edits.apply(w.Header())
 		w.ruleEdits.apply(w.Header())
 		if w.leaving.Load() && w.old && status != http.StatusSwitchingProtocols {
@@ -180,7 +187,7 @@ func (w *writer) timed(write func() (int64, error)) (int64, error) {
 	n, err := write()
 	w.alarm.disarm()
 	w.pace.add(n, time.Since(start))
-	w.bytes += n
+	w.bytes.Add(n)
 	if w.guest != nil {
 		w.guest.ledger.explained.Add(n) // windows are opened for it
 	}
@@ -241,6 +248,7 @@ func (w *writer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		return nil, nil, err
 	}
 	w.status = http.StatusSwitchingProtocols
+	w.hijacked.Store(true)
 	if w.guest != nil {
 		w.guest.ledger.open.Store(true)
 	}

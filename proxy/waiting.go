@@ -168,6 +168,13 @@ func (r *waitingRoom) close() {
 	}
 }
 
+// total of those who wait.
+func (r *waitingRoom) total() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.waiting)
+}
+
 func (r *waitingRoom) count(g *gate) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"tarima/proxy"
+	"tarima/proxy/accesslog"
 	"tarima/supervisor/site"
 )
 
@@ -81,7 +82,8 @@ func (c *cli) proxyConfig(log *slog.Logger) (proxy.Config, error) {
 		Store:    os.Getenv("NOTIFY_SOCKET"),
 		Notify:   notifyAt(os.Getenv("NOTIFY_SOCKET")),
 		Watchdog: watchdog,
-		Handover: handovers(),
+		Handover: onSignal(syscall.SIGUSR2),
+		Sight:    sightOf(wanted.Proxy),
 	}
 	if err := proxy.Inherit(&config); err != nil {
 		return proxy.Config{}, fmt.Errorf("take over sockets: %w", err)
@@ -89,11 +91,30 @@ func (c *cli) proxyConfig(log *slog.Logger) (proxy.Config, error) {
 	return config, nil
 }
 
-// handovers asks for a successor when systemctl reload sends SIGUSR2. (SIGHUP
-// is the end of a terminal, for this verb as for the others.)
-func handovers() <-chan struct{} {
+// sightOf says what of the proxy's work is written down. The file of the access
+// log is opened anew on SIGUSR1, for whoever moved it away.
+func sightOf(p site.Proxy) proxy.Sight {
+	s := proxy.Sight{
+		Log:       accesslog.File{Path: p.Log.File, Size: int64(p.Log.Size), Keep: p.Log.Keep},
+		Fields:    p.Log.Fields,
+		Addresses: accesslog.Addresses(p.Log.Addresses),
+		Reopen:    onSignal(syscall.SIGUSR1),
+	}
+	if p.Log.Slow != nil {
+		s.Slow = *p.Log.Slow
+	}
+	if p.Metrics.Address != site.Off {
+		s.Metrics = p.Metrics.Address
+	}
+	return s
+}
+
+// onSignal tells each time that a signal comes: systemctl reload sends SIGUSR2
+// to ask for a successor. (SIGHUP is the end of a terminal, for this verb as
+// for the others.)
+func onSignal(s os.Signal) <-chan struct{} {
 	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGUSR2)
+	signal.Notify(signals, s)
 	asked := make(chan struct{})
 	go func() {
 		for range signals {

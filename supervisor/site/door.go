@@ -155,7 +155,7 @@ type AccessLog struct {
 func LogFields() []string {
 	return []string{
 		"time", "client", "method", "host", "path", "proto", "status", "bytes", "took",
-		"upstream", "upstream_took", "held", "agent", "referer", "trace", "note",
+		"upstream", "upstream_took", "held", "agent", "referer", "trace", "request", "note",
 	}
 }
 
