@@ -95,9 +95,7 @@ func TestProxyProtocol(t *testing.T) {
 		})
 	}
 	t.Run("in the log", func(t *testing.T) {
-		if !strings.Contains(r.logged(), `"client":"192.0.2.7"`) {
-			t.Errorf("%s", r.access)
-		}
+		until(t, "the client in the access log", func() bool { return strings.Contains(r.access.String(), `"client":"192.0.2.7"`) })
 	})
 	for name, header := range map[string]string{
 		"without a header": "GET / HTTP/1.1\r\nHost: lms.test\r\n\r\n",
