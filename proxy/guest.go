@@ -115,6 +115,7 @@ func (g *guest) Close() error {
 		if counted.IsValid() {
 			g.limits.leave(counted)
 		}
+		g.limits.present.Add(-1)
 		defer func() { <-g.limits.slots }()
 	}
 	return g.Conn.Close()

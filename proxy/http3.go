@@ -215,7 +215,9 @@ func (q *quicDoors) admit(ctx context.Context, client *quic.ClientInfo) (context
 		return nil, fmt.Errorf("too many connections of %s", a)
 	}
 	limits.accepted.Add(1)
+	limits.present.Add(1)
 	context.AfterFunc(ctx, func() {
+		limits.present.Add(-1)
 		limits.leave(a)
 		<-limits.slots
 	})

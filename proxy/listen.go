@@ -86,6 +86,7 @@ type connectionLimits struct {
 	guests  guestRules
 	// Connections since the start, and those of addresses with too many.
 	accepted, refused atomic.Uint64
+	present           atomic.Int64 // slots, without those of listeners that wait
 
 	mu    sync.Mutex
 	addrs map[netip.Addr]int
@@ -147,6 +148,7 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 		}
 		if g := newGuest(c, l.door, l.limits); g != nil {
 			l.limits.accepted.Add(1)
+			l.limits.present.Add(1)
 			return g, nil
 		}
 		l.limits.refused.Add(1)

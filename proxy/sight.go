@@ -69,7 +69,7 @@ func (s *server) openSight() error {
 	v.slow, v.slowTold = s.cfg.Sight.Slow, newSeldom(slowEvery)
 	v.meters = meters.New(meters.Source{
 		InFlight: v.live.count, Held: s.room.total,
-		Connections: s.limits.open, Accepted: s.limits.accepted.Load, Refused: s.limits.refused.Load,
+		Connections: func() int { return int(s.limits.present.Load()) }, Accepted: s.limits.accepted.Load, Refused: s.limits.refused.Load,
 		LostLines: v.lost, Certificates: s.expiries,
 	})
 	common := accesslog.Config{
