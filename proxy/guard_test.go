@@ -250,8 +250,8 @@ func TestNoHTTPS(t *testing.T) {
 		t.Fatal(err)
 	}
 	req.Host = "lms.test"
-	resp, _ := r.do(http.DefaultClient, req)
-	http.DefaultClient.CloseIdleConnections()
+	plain := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 10 * time.Second}
+	resp, _ := r.do(plain, req)
 	if resp.StatusCode != http.StatusOK || resp.Header.Get("X-A") != "b" || resp.Header.Get("Strict-Transport-Security") != "" {
 		t.Errorf("%s %v", resp.Status, resp.Header)
 	}

@@ -3,6 +3,7 @@ package meters
 import (
 	"bytes"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -41,7 +42,7 @@ func scrape(t *testing.T, m *Meters) map[string]*dto.MetricFamily {
 	d := expfmt.NewDecoder(w.Body, expfmt.ResponseFormat(w.Header()))
 	for {
 		f := &dto.MetricFamily{}
-		if err := d.Decode(f); err == io.EOF {
+		if err := d.Decode(f); errors.Is(err, io.EOF) {
 			return families
 		} else if err != nil {
 			t.Fatal(err)

@@ -20,7 +20,7 @@ func TestGroupShimIsAskedWithPatience(t *testing.T) {
 	if err := os.WriteFile("config.json", []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	sockets, err := os.MkdirTemp("", "grp")
+	sockets, err := os.MkdirTemp("", "grp") //nolint:usetesting // t.TempDir is too long for a socket
 	if err != nil {
 		t.Fatal(err)
 	}
