@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,7 +14,9 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
+	"tarima/proxy"
 	"tarima/supervisor"
 	"tarima/supervisor/control"
 	"tarima/supervisor/site"
@@ -48,10 +51,10 @@ type runner struct {
 
 // child is one of the two processes.
 type child struct {
-	name string
-	cmd  *exec.Cmd
-	log  string
-	done chan error
+	name    string
+	process *os.Process
+	log     string
+	done    chan error
 }
 
 func (r *runner) run(ctx context.Context) error {
@@ -103,26 +106,58 @@ func (r *runner) start(verb string) (*child, error) {
 	if r.root != "" {
 		args = append(args, "--root", r.root)
 	}
-	ch.cmd = exec.Command(self, args...)
-	ch.cmd.Stdout, ch.cmd.Stderr = log, log
-	ch.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := ch.cmd.Start(); err != nil {
+	cmd := exec.Command(self, args...)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start the %s: %w", verb, err)
 	}
-	go func() { ch.done <- ch.cmd.Wait() }()
+	ch.process = cmd.Process
+	go func() { ch.done <- cmd.Wait() }()
 	return ch, nil
+}
+
+// follow goes over to the successor of a proxy that has handed its sockets
+// over, and says whether there is one.
+func (r *runner) follow(ctx context.Context, ch *child) bool {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	state, err := proxy.NewClient(r.paths().proxySocket()).State(ctx)
+	if err != nil || state.PID == ch.process.Pid {
+		return false
+	}
+	process, err := os.FindProcess(state.PID)
+	if err != nil {
+		return false
+	}
+	// It is nobody's child any more, so it cannot be waited for.
+	fd, err := unix.PidfdOpen(state.PID, 0)
+	if err != nil {
+		return false
+	}
+	ch.process, ch.done = process, make(chan error, 1)
+	go func() {
+		defer unix.Close(fd) //nolint:errcheck // it was only to wait with
+		for {
+			if _, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1); !errors.Is(err, unix.EINTR) { //nolint:gosec // a descriptor
+				ch.done <- nil
+				return
+			}
+		}
+	}()
+	return true
 }
 
 // end asks the process to end and waits for it.
 func (ch *child) end() error {
 	// One that has ended already cannot be signalled, and is done.
-	_ = ch.cmd.Process.Signal(syscall.SIGTERM)
+	_ = ch.process.Signal(syscall.SIGTERM)
 	select {
 	case err := <-ch.done:
 		ch.done <- err
 		return nil
 	case <-time.After(time.Minute):
-		return fmt.Errorf("the %s (process %d) does not end", ch.name, ch.cmd.Process.Pid)
+		return fmt.Errorf("the %s (process %d) does not end", ch.name, ch.process.Pid)
 	}
 }
 
@@ -136,6 +171,9 @@ func (r *runner) show(ctx context.Context, children ...*child) error {
 		for _, ch := range children {
 			select {
 			case err := <-ch.done:
+				if err == nil && ch.name == "proxy" && r.follow(ctx, ch) {
+					continue
+				}
 				ch.done <- err
 				return errors.New(r.say("run.failed", values{"Process": ch.name, "Error": endText(err), "File": ch.log}) + lastLines(ch.log))
 			default:
@@ -203,7 +241,7 @@ func (r *runner) showStatus(s supervisor.SiteStatus, last string) string {
 	}
 	var all strings.Builder
 	for _, service := range s.Services {
-		line := strings.TrimRight(fmt.Sprintf("%s: %s %s", service.Name, r.say("state."+string(service.State)), r.why(service.Why, service.Cause)), " ") + "\n"
+		line := fmt.Sprintf("%s: %s\n", service.Name, cmp.Or(r.why(service.Why, service.Cause), r.say("state."+string(service.State))))
 		all.WriteString(line)
 		if !before[line] {
 			fmt.Fprint(r.out, line)

@@ -236,7 +236,7 @@ func checkPair(name string, pair routes.CertificatePair, roots *x509.CertPool, n
 		return nil, refuse("the order is wrong: the first certificate, %s, is an authority's; the one of %s comes first, then who signed it, and so on", subject(leaf), name)
 	}
 	if leaf.IsCA {
-		return nil, refuse("%s is an authority's certificate, not one of a web server", subject(leaf))
+		return nil, refuse("%s is an authority's certificate, not one of a web server; openssl req -x509 makes one with -addext basicConstraints=critical,CA:FALSE", subject(leaf))
 	}
 	for i := range chain[:len(chain)-1] {
 		if err := chain[i].CheckSignatureFrom(chain[i+1]); err != nil {
