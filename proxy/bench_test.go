@@ -5,6 +5,8 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"tarima/proxy/routes"
@@ -36,5 +38,43 @@ func BenchmarkProxied1KB(b *testing.B) {
 				}
 			})
 		})
+	}
+}
+
+// BenchmarkStatic is one GET of a file over TLS, client included.
+func BenchmarkStatic(b *testing.B) {
+	static := b.TempDir()
+	for name, size := range map[string]int{"30KB.js": 30 << 10, "1MB.js": 1 << 20} {
+		if err := os.WriteFile(filepath.Join(static, name), bytes.Repeat([]byte("export const number = 1;\n"), size/25), 0o600); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for protocol, h2 := range map[string]bool{"h1": false, "h2": true} {
+		r := start(b, func(c *Config) {
+			c.AccessLog, c.Logger = io.Discard, slog.New(slog.DiscardHandler)
+			c.StaticDir = func(string) string { return static }
+		})
+		s := one(1, "", routes.Hold)
+		s.Hosts[0].Rules = []routes.Rule{{Path: "/static/", Root: "."}}
+		r.put(s)
+		browser := r.browser(h2)
+		for _, name := range []string{"30KB", "1MB"} {
+			b.Run(protocol+"/"+name, func(b *testing.B) {
+				b.ReportAllocs()
+				b.RunParallel(func(pb *testing.PB) {
+					for pb.Next() {
+						resp, err := browser.Get("https://lms.test/static/" + name + ".js")
+						if err != nil {
+							b.Error(err)
+							return
+						}
+						if n, err := io.Copy(io.Discard, resp.Body); err != nil || n < 30_000 {
+							b.Errorf("%d bytes, %v", n, err)
+						}
+						_ = resp.Body.Close()
+					}
+				})
+			})
+		}
 	}
 }

@@ -154,6 +154,41 @@ func spanOf(values []string, size int64) (s span, ok bool) {
 	return span{start, end - start + 1}, true
 }
 
+// Parts that one answer may have; a reader of a document asks for a few.
+const maxParts = 16
+
+// partsOf reads a Range header of several ranges and returns those that have
+// bytes in the file, as a header again. ok is false for a header to ignore: with
+// a mistake, or with more than is sensible (RFC 9110 section 14.2).
+func partsOf(values []string, size int64) (header string, ok bool) {
+	if len(values) != 1 {
+		return "", false
+	}
+	unit, set, _ := strings.Cut(values[0], "=")
+	var parts []string
+	var sum int64
+	for item := range strings.SplitSeq(set, ",") {
+		if strings.TrimSpace(item) == "" {
+			continue // RFC 9110 section 5.6.1.2
+		}
+		s, ok := spanOf([]string{unit + "=" + item}, size)
+		if !ok || len(parts) == maxParts {
+			return "", false
+		}
+		if s.length == 0 {
+			continue
+		}
+		if sum += s.length; sum > size {
+			return "", false
+		}
+		parts = append(parts, strconv.FormatInt(s.start, 10)+"-"+strconv.FormatInt(s.start+s.length-1, 10))
+	}
+	if parts == nil {
+		return "", strings.Trim(set, ", \t") != ""
+	}
+	return "bytes=" + strings.Join(parts, ","), true
+}
+
 // number reads digits alone; more than an int64 holds counts as its largest.
 func number(s string) (int64, bool) {
 	for i := range len(s) {

@@ -106,6 +106,9 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, e *entry) (begun
 		ranges, several = nil, false
 	}
 	part, status := span{0, form.id.size}, http.StatusOK
+	if several {
+		ranges, several = oneOf(ranges, form.id.size)
+	}
 	if one, ok := spanOf(ranges, form.id.size); ok && !several {
 		part, status = one, http.StatusPartialContent
 		if part.length == 0 {
@@ -146,7 +149,7 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, e *entry) (begun
 	f.head(w.Header(), form)
 	if several {
 		delete(w.Header(), "Content-Length")
-		http.ServeContent(w, onlyRanges(r), f.name, time.Time{}, opened)
+		http.ServeContent(w, onlyRanges(r, ranges), f.name, time.Time{}, opened)
 		return true, nil
 	}
 	part.head(w.Header(), form, status)
@@ -154,10 +157,23 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, e *entry) (begun
 	return true, s.copy(w, r, opened, part.length)
 }
 
+// oneOf makes several ranges one when there is only one with bytes in the file,
+// and none of those that are to be ignored.
+func oneOf(ranges []string, size int64) (left []string, several bool) {
+	header, ok := partsOf(ranges, size)
+	switch {
+	case !ok:
+		return nil, false
+	case header == "": // none of them is satisfiable
+		return []string{"bytes=" + strconv.FormatInt(size, 10) + "-"}, false
+	}
+	return []string{header}, strings.Contains(header, ",")
+}
+
 // onlyRanges is the request without its preconditions, which are settled.
-func onlyRanges(r *http.Request) *http.Request {
+func onlyRanges(r *http.Request, ranges []string) *http.Request {
 	plain := *r
-	plain.Header = http.Header{"Range": r.Header["Range"]}
+	plain.Header = http.Header{"Range": ranges}
 	return &plain
 }
 
@@ -248,7 +264,7 @@ func (s *Server) open(e *entry, form *form) (*os.File, error) {
 
 // piece is how much is given to a connection at once: it may have a deadline for
 // each.
-const piece = 64 << 10
+const piece = 256 << 10
 
 func writePieces(w io.Writer, data []byte) error {
 	for len(data) > 0 {
