@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/klauspost/compress/gzip"
 
@@ -121,6 +122,10 @@ func TestCompressedAnswers(t *testing.T) {
 			t.Errorf("for a stranger: %v", resp.Header)
 		}
 	}
+	until(t, "every encoder is given back", func() bool { return strings.Contains(r.figures(), "\ntarima_proxy_compressing 0\n") })
+	if figures := r.figures(); !strings.Contains(figures, "\ntarima_proxy_compressed_total 6\n") || !strings.Contains(figures, "\ntarima_proxy_compression_refused_total 0\n") {
+		t.Errorf("figures:\n%s", figures)
+	}
 	s.Generation, s.Hosts[0].Compress = 2, false
 	r.put(s)
 	if resp, _ := r.get(r.browser(true), "https://lms.test/page", "Accept-Encoding", "gzip"); resp.Header.Get("Content-Encoding") != "" || resp.Header.Get("Vary") != "" {
@@ -139,9 +144,13 @@ func TestLargeStaticFiles(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(static, "film.webm"), content, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	// A change of just now would be looked at again.
+	old := time.Now().Add(200 * time.Millisecond)
+	until(t, "the file is older", func() bool { return time.Now().After(old) })
 	for _, secure := range []bool{true, false} {
 		r := start(t, func(c *Config) {
 			c.StaticDir = func(string) string { return static }
+			c.Files.Recheck = time.Hour
 			if !secure {
 				c.HTTPS = nil
 				_ = c.Listeners[1].Close()
@@ -177,6 +186,9 @@ func TestLargeStaticFiles(t *testing.T) {
 				}
 			}
 			browser.CloseIdleConnections()
+		}
+		if figures := r.figures(); !strings.Contains(figures, "\ntarima_proxy_static_misses_total 1\n") || strings.Contains(figures, "\ntarima_proxy_static_memory_bytes 0\n") {
+			t.Errorf("figures:\n%s", figures)
 		}
 	}
 }

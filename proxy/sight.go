@@ -72,6 +72,7 @@ func (s *server) openSight() error {
 		Connections: func() int { return int(s.limits.present.Load()) }, Accepted: s.limits.accepted.Load, Refused: s.limits.refused.Load,
 		LostLines: v.lost, Certificates: s.expiries,
 	})
+	s.meterContent(v.meters)
 	common := accesslog.Config{
 		Fields: s.cfg.Sight.Fields, Addresses: s.cfg.Sight.Addresses, Logger: s.logger,
 		Trouble: func(err error) { s.trouble.set("access log", err) },
