@@ -99,7 +99,10 @@ func (c *cli) printRequests(w io.Writer, r routes.Requests, width, height int) {
 		rows = append(rows, []cell{
 			{text: requestAge(q.Age)},
 			{c.say("request." + string(q.State)), requestColor(q.State)},
-			{text: q.Client}, {text: bytesText(q.Received)}, {text: bytesText(q.Sent)}, {text: q.Host},
+			{text: q.Client},
+			{text: bytesText(q.Received)},
+			{text: bytesText(q.Sent)},
+			{text: q.Host},
 			{text: q.Method + " " + q.Path},
 		})
 	}
