@@ -2,12 +2,20 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 	"unicode/utf8"
 
+	"tarima/proxy"
 	"tarima/proxy/routes"
+	"tarima/supervisor/control"
 )
 
 func speaker(t *testing.T, language string) (*cli, *bytes.Buffer) {
@@ -95,5 +103,62 @@ func TestAccessText(t *testing.T) {
 		if got := c.accessText([]byte(line)); got != want {
 			t.Errorf("got  %s\nwant %s", got, want)
 		}
+	}
+}
+
+// TestTopAsksTheProxy: what a client of the daemon is told is what the proxy
+// serves, and without a proxy it is told what to do.
+func TestTopAsksTheProxy(t *testing.T) {
+	dir := t.TempDir()
+	socket := filepath.Join(dir, "routes.sock")
+	a := &appliance{router: proxy.NewClient(socket)}
+	var problem *control.Problem
+	if _, err := a.Requests(t.Context()); !errors.As(err, &problem) || !strings.Contains(err.Error(), "systemctl start tarima-proxy") {
+		t.Errorf("no proxy: %v", err)
+	}
+	door, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- proxy.Run(ctx, proxy.Config{
+			HTTP: []string{door.Addr().String()}, Listeners: []net.Listener{door}, Dir: filepath.Join(dir, "proxy"), Socket: socket,
+			Logger: slog.New(slog.DiscardHandler),
+		})
+	}()
+	defer func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
+	waitFor(t, "a proxy", func() bool { return a.router.Healthy(t.Context()) == nil })
+	got, err := a.Requests(t.Context())
+	if err != nil || got.InFlight != 0 || got.Requests == nil {
+		t.Errorf("%+v, %v", got, err)
+	}
+	snapshot := routes.Snapshot{
+		Schema: routes.Schema, Generation: 1, TLS: routes.TLS{Mode: "local"},
+		Hosts: []routes.Host{{Name: "learn.test", Site: "default", Service: "lms", State: routes.Hold}},
+	}
+	if ack, err := a.router.Put(t.Context(), snapshot); err != nil || ack.Error != "" {
+		t.Fatalf("%+v, %v", ack, err)
+	}
+	visitor, err := net.Dial("tcp", door.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = visitor.Close() }()
+	if _, err := io.WriteString(visitor, "GET /activate/s3cret?token=s3cret HTTP/1.1\r\nHost: learn.test\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the request", func() bool {
+		got, err = a.Requests(t.Context())
+		return err == nil && got.Held == 1 && len(got.Requests) == 1 && got.Requests[0].State == routes.RequestHeld
+	})
+	if q := got.Requests[0]; q.Path != "/activate/[hidden]" || q.Host != "learn.test" || q.Client != "127.0.0.1" {
+		t.Errorf("%+v", q)
 	}
 }
