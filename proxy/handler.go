@@ -116,13 +116,11 @@ func (x *exchange) serve(l listener) {
 	}
 	switch {
 	case d.rule != nil && d.rule.Redirect != "":
-		x.class = meters.Redirect
 		x.redirect(d.rule.target(d.rule.Redirect, escapedRest(d.rest))+querySuffix(r), http.StatusFound)
 	case d.rule != nil && d.rule.Root != "":
 		x.class = meters.Static
 		x.static(d)
 	case d.host.Redirect != "":
-		x.class = meters.Redirect
 		x.redirect(strings.TrimSuffix(d.host.Redirect, "/")+r.URL.RequestURI(), http.StatusPermanentRedirect)
 	default:
 		x.class = meters.Upstream
@@ -144,6 +142,7 @@ func (x *exchange) unknownHost() {
 }
 
 func (x *exchange) redirect(to string, status int) {
+	x.class = meters.Redirect
 	x.w.Header().Set("Location", to)
 	x.w.Header().Set("Content-Length", "0")
 	x.w.WriteHeader(status)

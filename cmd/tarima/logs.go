@@ -1,18 +1,21 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"tarima/proxy/accesslog"
 	"tarima/supervisor/control"
 )
 
 func (c *cli) logsCommand() *cobra.Command {
 	var query control.LogQuery
 	var since string
-	var asJSON bool
+	var asJSON, door bool
 	cmd := c.verb("logs [SERVICE…]", cobra.ArbitraryArgs, func(cmd *cobra.Command, args []string) error {
 		query.Services = args
 		if since != "" {
@@ -21,6 +24,12 @@ func (c *cli) logsCommand() *cobra.Command {
 				return &exitError{exitUsage, err}
 			}
 			query.Since = at
+		}
+		if door || slices.Contains(args, doorName) {
+			if len(args) > 1 || door && len(args) == 1 && args[0] != doorName {
+				return &exitError{exitUsage, errors.New(c.say("logs.doorAlone"))}
+			}
+			return c.doorLog(cmd.Context(), accesslog.Query{Since: query.Since, Tail: query.Tail, Follow: query.Follow}, asJSON)
 		}
 		colors := []string{"36", "35", "33", "32", "34", "31"}
 		seen := map[string]string{}
@@ -44,6 +53,7 @@ func (c *cli) logsCommand() *cobra.Command {
 	cmd.Flags().StringVar(&since, "since", "", c.say("flag.since"))
 	cmd.Flags().IntVarP(&query.Tail, "tail", "n", 0, c.say("flag.tail"))
 	cmd.Flags().BoolVar(&asJSON, "json", false, c.say("flag.json"))
+	cmd.Flags().BoolVar(&door, "access", false, c.say("flag.access"))
 	cmd.ValidArgsFunction = c.completeServices
 	return cmd
 }

@@ -139,7 +139,7 @@ func (c *cli) command() *cobra.Command {
 		commands []*cobra.Command
 	}{
 		{"site", []*cobra.Command{
-			c.statusCommand(), c.logsCommand(), c.eventsCommand(), c.statsCommand(), c.doctorCommand(),
+			c.statusCommand(), c.logsCommand(), c.eventsCommand(), c.statsCommand(), c.topCommand(), c.doctorCommand(),
 		}},
 		{"change", []*cobra.Command{
 			c.checkCommand(), c.planCommand(), c.applyCommand(),

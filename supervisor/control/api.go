@@ -9,6 +9,7 @@ import (
 	"io"
 	"time"
 
+	"tarima/proxy/routes"
 	"tarima/runtime/container"
 	"tarima/store/record"
 	"tarima/supervisor"
@@ -134,6 +135,8 @@ type Backend interface {
 	Logs(ctx context.Context, q LogQuery, emit func(LogLine) error) error
 	Exec(ctx context.Context, service string, e Exec, s Streams) (int, error)
 	Usage(ctx context.Context) ([]container.Usage, error)
+	// Requests are those that the public door serves at the moment.
+	Requests(ctx context.Context) (routes.Requests, error)
 	Images(ctx context.Context) ([]container.Image, error)
 	PullImage(ctx context.Context, ref string, progress func(container.Progress)) (container.Image, error)
 	LoadImages(ctx context.Context, archive io.Reader) ([]container.Image, error)

@@ -18,6 +18,7 @@ import (
 	"syscall"
 	"time"
 
+	"tarima/proxy/routes"
 	"tarima/runtime/container"
 	"tarima/store/record"
 	"tarima/supervisor"
@@ -198,6 +199,11 @@ func decodeLines[T any](r io.Reader, emit func(T) error) error {
 // Usage asks what the containers use.
 func (c *Client) Usage(ctx context.Context) (usage []container.Usage, err error) {
 	return usage, c.call(ctx, http.MethodGet, "/v1/stats", nil, nil, &usage)
+}
+
+// Requests asks what the public door serves at the moment.
+func (c *Client) Requests(ctx context.Context) (requests routes.Requests, err error) {
+	return requests, c.call(ctx, http.MethodGet, "/v1/requests", nil, nil, &requests)
 }
 
 // Images lists what the engine holds.

@@ -16,6 +16,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"tarima/proxy/routes"
 	"tarima/runtime/container"
 	"tarima/store/record"
 	"tarima/supervisor"
@@ -54,6 +55,10 @@ func (b *backend) Apply(_ context.Context, file []byte) (Applied, error) {
 func (b *backend) Act(_ context.Context, service string, action Action) error {
 	b.acted = append(b.acted, string(action)+" "+service)
 	return b.err
+}
+
+func (b *backend) Requests(context.Context) (routes.Requests, error) {
+	return routes.Requests{InFlight: 2, Held: 1, Requests: []routes.Request{{Path: "/a", State: routes.RequestHeld}}}, b.err
 }
 
 func (b *backend) Maintain(_ context.Context, m Maintenance) (Maintained, error) {
@@ -128,6 +133,9 @@ func TestCalls(t *testing.T) {
 	}
 	if applied, err := c.Apply(ctx, nil); err != nil || applied.Generation != 7 || b.siteFile != nil {
 		t.Errorf("apply: %+v %v", applied, err)
+	}
+	if requests, err := c.Requests(ctx); err != nil || requests.InFlight != 2 || requests.Requests[0].State != routes.RequestHeld {
+		t.Errorf("requests: %+v %v", requests, err)
 	}
 	for _, action := range []Action{Start, Stop, Restart} {
 		if err := c.Act(ctx, "lms-worker", action); err != nil {
@@ -218,6 +226,9 @@ func TestReadingSocket(t *testing.T) {
 	r := NewClient(reader)
 	if _, err := r.Status(t.Context()); err != nil {
 		t.Errorf("status: %v", err)
+	}
+	if _, err := r.Requests(t.Context()); err != nil {
+		t.Errorf("requests under way: %v", err)
 	}
 	if m, err := r.Maintenance(t.Context()); !errors.Is(err, ErrNoPermission) {
 		t.Errorf("a reader is told the pass: %+v, %v", m, err)

@@ -142,6 +142,10 @@ func (s *Server) readRoutes(mux *http.ServeMux) {
 		usage, err := s.backend.Usage(r.Context())
 		s.answer(w, usage, err)
 	})
+	mux.HandleFunc("GET /v1/requests", func(w http.ResponseWriter, r *http.Request) {
+		requests, err := s.backend.Requests(r.Context())
+		s.answer(w, requests, err)
+	})
 	mux.HandleFunc("GET /v1/events", s.events)
 	s.certificateReading(mux)
 }
