@@ -280,11 +280,12 @@ func TestLogs(t *testing.T) {
 func TestExec(t *testing.T) {
 	b := &backend{}
 	b.exec = func(_ context.Context, service string, e Exec, s Streams) (int, error) {
-		size := <-s.Resizes
+		// The size may come after the input, which waits to be read.
 		input, err := io.ReadAll(s.Stdin)
 		if err != nil {
 			return 0, err
 		}
+		size := <-s.Resizes
 		if _, err := s.Stdout.Write([]byte(service + " " + strings.Join(e.Argv, " ") + " " + string(input))); err != nil {
 			return 0, err
 		}

@@ -69,23 +69,24 @@ func TestOutOfMemory(t *testing.T) {
 }
 
 // Scenario 8: a crash loop backs off as specified, costs nothing, ends in a
-// visible failing with the reason, and heals by itself.
+// visible failing with the reason, and heals by itself. (The Studio's worker has
+// failures in a row already, of the test before.)
 func TestCrashLoop(t *testing.T) {
 	before := site.mustBeReady(t)
 	clean := site.inventory(t)
 	seq := site.lastSeq(t)
-	off := site.turnOn(t, "cms", `{"worker": {"crash": 7}}`)
+	off := site.turnOn(t, "lms", `{"worker": {"crash": 7}}`)
 	eventually(t, 10*time.Second, "the worker is killed", func() error {
-		return syscall.Kill(service(site.status(t), "cms-worker").PID, syscall.SIGKILL)
+		return syscall.Kill(service(site.status(t), "lms-worker").PID, syscall.SIGKILL)
 	})
-	failing := site.mustSee(t, 3*time.Minute, "cms-worker", "failing", func(s supervisor.ServiceStatus) bool {
+	failing := site.mustSee(t, 3*time.Minute, "lms-worker", "failing", func(s supervisor.ServiceStatus) bool {
 		return s.State == supervisor.StateFailing
 	})
 	if !strings.Contains(failing.Why, "exit code 7") || failing.Next.IsZero() {
 		t.Errorf("the status does not say why or when it is tried again: %+v", failing)
 	}
 	eventually(t, 10*time.Second, "the last lines of the log are shown", func() error {
-		now := service(site.status(t), "cms-worker")
+		now := service(site.status(t), "lms-worker")
 		if tail := strings.Join(now.LogTail, "\n"); !strings.Contains(tail, "the switch 'crash' is on") {
 			return fmt.Errorf("%q", tail)
 		}
@@ -94,12 +95,12 @@ func TestCrashLoop(t *testing.T) {
 	if code, out, _ := site.run(t, "status"); code != 4 || !strings.Contains(out, "failing") || !strings.Contains(out, "exit code 7") {
 		t.Errorf("tarima status: exit %d, want 4\n%s", code, out)
 	}
-	backsOff(t, site.events(t, seq), "cms-worker")
+	backsOff(t, site.events(t, seq), "lms-worker")
 
 	// Between two attempts the daemon has nothing to do.
 	used, from := cpuTime(t, site.daemon.pid()), time.Now()
 	eventually(t, time.Minute, "another attempt has failed", func() error {
-		if now := service(site.status(t), "cms-worker"); !now.Next.After(failing.Next) {
+		if now := service(site.status(t), "lms-worker"); !now.Next.After(failing.Next) {
 			time.Sleep(time.Second)
 			return fmt.Errorf("%s, next %s", now.State, now.Next)
 		}
@@ -108,18 +109,18 @@ func TestCrashLoop(t *testing.T) {
 	if share := float64(cpuTime(t, site.daemon.pid())-used) / float64(time.Since(from)); share > 0.1 {
 		t.Errorf("the daemon used %.0f %% of a processor in a crash loop", 100*share)
 	}
-	samePids(t, before, site.status(t), "cms-worker")
+	samePids(t, before, site.status(t), "lms-worker")
 
 	off()
 	after := site.mustBeReady(t) // nobody did anything
-	samePids(t, before, after, "cms-worker")
+	samePids(t, before, after, "lms-worker")
 	if !slices.ContainsFunc(site.events(t, seq), func(e record.Event) bool {
-		return e.Kind == record.Failing && e.Service == "cms-worker"
+		return e.Kind == record.Failing && e.Service == "lms-worker"
 	}) {
 		t.Errorf("history: %s", summary(site.events(t, seq)))
 	}
 	// A wish of the administrator ends the long memory of it.
-	if code, _, stderr := site.run(t, "restart", "cms-worker"); code != 0 {
+	if code, _, stderr := site.run(t, "restart", "lms-worker"); code != 0 {
 		t.Error(stderr)
 	}
 	site.mustBeReady(t)
