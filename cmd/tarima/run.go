@@ -83,6 +83,9 @@ func (r *runner) run(ctx context.Context) error {
 		err = nil // it has ended by itself, and said so
 	}
 	err = errors.Join(shown, err, daemonChild.end(), proxyChild.end())
+	for r.follow(stopping, proxyChild) { // it had not been done with its own requests
+		err = errors.Join(err, proxyChild.end())
+	}
 	if err == nil {
 		fmt.Fprintln(r.err, r.say("run.stopped"))
 	}
