@@ -113,6 +113,7 @@ func TestRedactPath(t *testing.T) {
 		"/activate/":                           "/activate/",
 		"/activate/0123abcd":                   "/activate/[hidden]",
 		"/password_reset_confirm/2-c5g-99/":    "/password_reset_confirm/[hidden]",
+		"/password/reset/2-c5g-99/":            "/password/reset/[hidden]",
 		"//password_reset_confirm/2-c5g-99/":   "/password_reset_confirm/[hidden]",
 		"/authn/password_reset_confirm/2-c5g/": "/authn/password_reset_confirm/[hidden]",
 		"/email_confirm/k":                     "/email_confirm/[hidden]",

@@ -4,8 +4,8 @@ import "strings"
 
 // secretPaths are followed by what lets somebody in, or speaks for somebody:
 // links of mails that reset passwords, activate accounts, confirm addresses or
-// end subscriptions (URL patterns of Open edX, releases Teak to Ulmo), and the
-// proxy's own passes.
+// end subscriptions (openedx-platform: urls_common.py of user_authn, urls.py of
+// student, bulk_email and notifications), and the proxy's own passes.
 var secretPaths = []string{
 	"/-/pass/",
 	"/activate/",
@@ -16,6 +16,7 @@ var secretPaths = []string{
 	"/email_confirm/",
 	"/notification_prefs/resubscribe/",
 	"/notification_prefs/unsubscribe/",
+	"/password/reset/",
 	"/password_reset_confirm/",
 	"/unsubscribe/",
 }
