@@ -129,9 +129,9 @@ def _watch(kind, freeze):
             deaf = True
         if freeze and switches.get("hang"):
             # A call that keeps the interpreter's lock: no thread of this
-            # process goes on, and nobody outside can see why.
-            ctypes.PyDLL(None).sleep(5)
-            continue
+            # process goes on, not for a moment, and nobody outside can see
+            # why. Only a kill ends it.
+            ctypes.PyDLL(None).sleep(24 * 3600)
         if switches.get("leak"):
             weigh(int(switches["leak"]))
         if switches.get("flood"):
