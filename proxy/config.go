@@ -22,8 +22,8 @@ type Config struct {
 	// sites are served over HTTP, otherwise HTTP only redirects.
 	HTTP, HTTPS []string
 	// UnixMode is the file mode of such sockets (0: 0660), UnixGroup the name
-	// of the group they are given to ("": this process's), which this process
-	// must be in. Who may connect is believed as Trusted are.
+	// of a group that may connect beside this process's own; "": none. Who may
+	// connect is believed as Trusted are.
 	UnixMode  fs.FileMode
 	UnixGroup string
 	// ProxyProtocol expects a PROXY protocol header, version 1 or 2, at the

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -121,29 +122,47 @@ func listenUnix(path string, mode fs.FileMode, group string) (_ net.Listener, fa
 			_ = os.Remove(path)
 		}
 	}()
-	if group != "" {
-		if err := giveToGroup(path, group); err != nil {
-			return nil, err
-		}
-	}
 	if err := os.Chmod(path, mode); err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
+	}
+	if group != "" {
+		if err := admitGroup(path, mode, group); err != nil {
+			return nil, err
+		}
 	}
 	return l, nil
 }
 
-// giveToGroup needs no privilege when this process is in the group.
-func giveToGroup(path, group string) error {
+// admitGroup lets a group connect beside those whom the mode admits, by an entry
+// in the socket's access control list (acl(5)): that needs no privilege, and
+// neither does this process have to be in the group, as for chown.
+func admitGroup(path string, mode fs.FileMode, group string) error {
 	g, err := user.LookupGroup(group)
 	if err != nil {
 		return fmt.Errorf("listen on %s: group %q: %w", path, group, err)
 	}
-	id, err := strconv.Atoi(g.Gid)
+	id, err := strconv.ParseUint(g.Gid, 10, 32)
 	if err != nil {
 		return fmt.Errorf("listen on %s: group %q has the number %q", path, group, g.Gid)
 	}
-	if err := os.Lchown(path, -1, id); err != nil {
-		return fmt.Errorf("listen on %s: give it to group %q, which this process must be in (SupplementaryGroups= of its unit): %w", path, group, err)
+	const ( // linux/posix_acl.h and posix_acl_xattr.h
+		version, nobody                        = 2, 1<<32 - 1
+		userObj, groupObj, oneGroup, mask, all = 0x01, 0x04, 0x08, 0x10, 0x20
+		readWrite                              = 6
+	)
+	acl := binary.LittleEndian.AppendUint32(nil, version)
+	add := func(tag, permissions uint16, id uint32) {
+		acl = binary.LittleEndian.AppendUint16(acl, tag)
+		acl = binary.LittleEndian.AppendUint16(acl, permissions)
+		acl = binary.LittleEndian.AppendUint32(acl, id)
+	}
+	add(userObj, uint16(mode>>6&7), nobody)
+	add(groupObj, uint16(mode>>3&7), nobody)
+	add(oneGroup, readWrite, uint32(id))
+	add(mask, readWrite, nobody)
+	add(all, uint16(mode&7), nobody)
+	if err := unix.Setxattr(path, "system.posix_acl_access", acl, 0); err != nil {
+		return fmt.Errorf("listen on %s: admit group %q by an access control list, which the file system must have (as /run has): %w", path, group, err)
 	}
 	return nil
 }

@@ -15,7 +15,9 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -335,9 +337,19 @@ func TestUnixDoor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.Command("stat", "-c", "%a %g", path).Output()
-	if err != nil || strings.TrimSpace(string(out)) != "660 "+group.Gid {
-		t.Errorf("%q, %v", out, err)
+	gid, err := strconv.ParseUint(group.Gid, 10, 32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(filepath.Dir(dir), 0o711); err != nil { // others pass through
+		t.Fatal(err)
+	}
+	for id, admitted := range map[uint32]bool{uint32(gid): true, 64_001: false} {
+		c := exec.Command("/usr/bin/python3", "-c", "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])", path)
+		c.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 64_000, Gid: id}}
+		if out, err := c.CombinedOutput(); (err == nil) != admitted || err != nil && !strings.Contains(string(out), "Permission denied") {
+			t.Errorf("group %d: %v\n%s", id, err, out)
+		}
 	}
 	if _, err := listenUnix(path, 0o660, ""); !errors.Is(err, ErrInUse) {
 		t.Errorf("a living one: %v", err)
