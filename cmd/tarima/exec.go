@@ -15,7 +15,11 @@ import (
 func (c *cli) execCommand() *cobra.Command {
 	var noTTY bool
 	cmd := c.verb("exec SERVICE COMMAND [ARG…]", cobra.MinimumNArgs(2), func(cmd *cobra.Command, args []string) error {
-		request := control.Exec{Argv: args[1:]}
+		argv := args[1:]
+		if argv[0] == "--" && len(argv) > 1 {
+			argv = argv[1:] // as people write it elsewhere
+		}
+		request := control.Exec{Argv: argv}
 		streams := control.Streams{Stdin: c.stdin, Stdout: c.out, Stderr: c.err}
 		in, ok := c.stdin.(*os.File)
 		if ok && !noTTY && c.terminal() && term.IsTerminal(int(in.Fd())) {
