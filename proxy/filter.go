@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+
+	"tarima/proxy/coding"
 )
 
 // refusal is a request that is answered before any routing.
@@ -77,23 +79,12 @@ func upgrade(r *http.Request) (websocket bool) {
 	h := r.Header
 	if values := h["Upgrade"]; len(values) > 0 {
 		if r.Method == http.MethodGet && r.ProtoMajor == 1 && len(values) == 1 &&
-			strings.EqualFold(values[0], "websocket") && hasToken(h["Connection"], "upgrade") {
+			strings.EqualFold(values[0], "websocket") && coding.Lists(h["Connection"], "upgrade") {
 			h["Connection"], h["Upgrade"] = []string{"Upgrade"}, []string{"websocket"}
 			return true
 		}
 		delete(h, "Upgrade")
 		delete(h, "Connection")
-	}
-	return false
-}
-
-func hasToken(values []string, token string) bool {
-	for _, v := range values {
-		for t := range strings.SplitSeq(v, ",") {
-			if strings.EqualFold(strings.TrimSpace(t), token) {
-				return true
-			}
-		}
 	}
 	return false
 }

@@ -1,5 +1,5 @@
-// Package coding knows content codings: which of them a client accepts, and
-// what is worth to be encoded.
+// Package coding reads headers that are lists and knows content codings: which
+// of them a client accepts, and what is worth to be encoded.
 package coding
 
 import (

@@ -123,7 +123,7 @@ func (c *Compressor) Apply(v Visit, resp *http.Response) {
 	if !encodable(v.Request, resp) {
 		return
 	}
-	if !lists(h["Vary"], "Accept-Encoding") && !lists(h["Vary"], "*") {
+	if !coding.Lists(h["Vary"], "Accept-Encoding") && !coding.Lists(h["Vary"], "*") {
 		h.Add("Vary", "Accept-Encoding")
 	}
 	if v.Request.Method == http.MethodHead || resp.Body == http.NoBody || resp.ContentLength >= 0 && resp.ContentLength < coding.Smallest {
@@ -175,7 +175,7 @@ func encodable(r *http.Request, resp *http.Response) bool {
 		}
 	}
 	// RFC 9110 section 7.7, and what nginx is told in that way.
-	if lists(h["Cache-Control"], "no-transform") || lists(r.Header["Cache-Control"], "no-transform") || lists(h["X-Accel-Buffering"], "no") {
+	if coding.Lists(h["Cache-Control"], "no-transform") || coding.Lists(r.Header["Cache-Control"], "no-transform") || coding.Lists(h["X-Accel-Buffering"], "no") {
 		return false
 	}
 	return coding.Text(h.Get("Content-Type"))
@@ -223,18 +223,6 @@ func sentByItself(authorization []string) bool {
 	return false
 }
 
-// lists says whether comma-separated values have an element.
-func lists(values []string, element string) bool {
-	for _, value := range values {
-		for item := range strings.SplitSeq(value, ",") {
-			if strings.EqualFold(strings.TrimSpace(item), element) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
 // weak is the tag of what means the same and is not the same bytes (RFC 9110
 // section 8.8.1).
 func weak(etag string) string {
@@ -247,7 +235,7 @@ func weak(etag string) string {
 // weakenRevalidated gives a 304 the tag under which the client knows the page.
 func weakenRevalidated(r *http.Request, h http.Header) {
 	etag := h.Get("Etag")
-	if etag != "" && !strings.HasPrefix(etag, "W/") && !lists(r.Header["If-None-Match"], etag) && lists(r.Header["If-None-Match"], weak(etag)) {
+	if etag != "" && !strings.HasPrefix(etag, "W/") && !coding.Lists(r.Header["If-None-Match"], etag) && coding.Lists(r.Header["If-None-Match"], weak(etag)) {
 		h.Set("Etag", weak(etag))
 	}
 }
