@@ -96,6 +96,11 @@ func (x *exchange) unavailable(message string) {
 	if message == "down" {
 		after = retryDown
 	}
+	x.later(message, after)
+}
+
+// later answers 503 and tells when to ask again.
+func (x *exchange) later(message string, after time.Duration) {
 	x.w.Header().Set("Retry-After", strconv.Itoa(int(after/time.Second)))
 	x.answer(http.StatusServiceUnavailable, message, after)
 }

@@ -1,12 +1,6 @@
 package proxy
 
-import (
-	"net/http"
-	"strconv"
-	"time"
-
-	"tarima/proxy/routes"
-)
+import "tarima/proxy/routes"
 
 // uncertified answers a visitor by HTTP while the certificate of the name is
 // not there yet, and says so: a redirect would lead to a browser's warning.
@@ -24,7 +18,6 @@ func (x *exchange) uncertified(name string) bool {
 		}
 	}
 	x.note = "no certificate yet"
-	x.w.Header().Set("Retry-After", strconv.Itoa(int(after/time.Second)))
-	x.answer(http.StatusServiceUnavailable, message, after)
+	x.later(message, after)
 	return true
 }
