@@ -72,35 +72,8 @@ func CheckDNS(p DNSProvider) error {
 
 // meant suggests the known word nearest to a wrong one.
 func meant(wrong string, known []string) string {
-	best, least := "", max(2, len(wrong)/3)+1
-	for _, k := range known {
-		if d := distance(strings.ToLower(wrong), k); d < least {
-			best, least = k, d
-		}
+	if best := Nearest(wrong, known); best != "" {
+		return fmt.Sprintf(", did you mean %q?", best)
 	}
-	if best == "" {
-		return ""
-	}
-	return fmt.Sprintf(", did you mean %q?", best)
-}
-
-// distance of two words: how many letters to add, drop or change.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		before := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			change := before
-			if a[i] != b[j] {
-				change++
-			}
-			before = row[j+1]
-			row[j+1] = min(change, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
+	return ""
 }
