@@ -337,6 +337,13 @@ func TestAccountOfAnotherAuthority(t *testing.T) {
 			h, p, _ := oneAuthority(t, "account.test", pebbleOptions{})
 			h.keeper.Set(acmeAt(p), []string{"lms.account.test"})
 			h.phase("lms.account.test", Valid)
+			// A renewal would join the first order while that ends.
+			h.until("the first order has ended", func() bool {
+				o := h.keeper.orders
+				o.mu.RLock()
+				defer o.mu.RUnlock()
+				return o.names["lms.account.test"].running == nil
+			})
 			made := func() int { p.mu.Lock(); defer p.mu.Unlock(); return p.asked["sign-me-up"] }
 			before := made()
 			p.intercept(func(w http.ResponseWriter, r *http.Request) bool {
