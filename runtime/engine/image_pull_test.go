@@ -330,12 +330,13 @@ func TestCutsWithoutProgress(t *testing.T) {
 	}
 }
 
+// The stall is a second long: a busy machine may well take some hundredths of one to send the first byte, and then there is nothing to go on from.
 func TestStalledConnection(t *testing.T) {
 	s := newSource(t)
 	image := s.add(t, "library/app:1", 1<<18, 1)
 	digest, size := layerOf(t, image, 0)
 	s.Inject(&registry.Fault{Digest: digest, StallAfter: 100_000, Times: 1})
-	e := imageEngine(t, func(c *engine.Config) { c.Images.Stall = 50 * time.Millisecond })
+	e := imageEngine(t, func(c *engine.Config) { c.Images.Stall = time.Second })
 	pullImage(t, e, s.host+"/library/app:1", "")
 	if s.Bytes() < size {
 		t.Errorf("%d bytes were sent for a layer of %d", s.Bytes(), size)
