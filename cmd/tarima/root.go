@@ -103,6 +103,10 @@ func (c *cli) exitCode(ctx context.Context, err error) int {
 	return exitFailed
 }
 
+// forPackagers make verbs that the package is built with and that it does not
+// hold (man.go).
+var forPackagers []func(*cli, *cobra.Command) *cobra.Command
+
 // command builds the tree of verbs. Help, completion and manual pages come
 // from it.
 func (c *cli) command() *cobra.Command {
@@ -155,7 +159,10 @@ func (c *cli) command() *cobra.Command {
 			root.AddCommand(cmd)
 		}
 	}
-	root.AddCommand(c.manCommand(root), c.unitStopCommand(), c.unitStoppedCommand())
+	root.AddCommand(c.unitStopCommand(), c.unitStoppedCommand())
+	for _, make := range forPackagers {
+		root.AddCommand(make(c, root))
+	}
 	root.SetUsageTemplate(c.usageTemplate(root))
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()

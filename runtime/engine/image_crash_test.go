@@ -65,10 +65,21 @@ func TestKillDuringPull(t *testing.T) {
 	cfg := eitherConfig(t)
 	ref := s.host + "/library/app:1"
 
+	// The layers come side by side. Where the second stalls nothing is left to
+	// come of the first; the same figure once more says that this is the place,
+	// and gives the first the time to be put where it belongs.
+	var last int64
+	same := 0
 	killDuringPull(t, cfg, ref, func(line string) bool {
 		var done int64
-		_, err := fmt.Sscanf(line, "downloading %d", &done)
-		return err == nil && done > size+1<<20 // the first layer and some of the second
+		if _, err := fmt.Sscanf(line, "downloading %d", &done); err != nil || done <= size+1<<20 {
+			return false
+		}
+		if done != last {
+			last, same = done, 0
+		}
+		same++
+		return same == 5
 	})
 	remove()
 	s.forget(t, digest)

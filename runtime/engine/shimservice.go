@@ -124,6 +124,16 @@ func (s *shimService) Create(ctx context.Context, r *taskapi.CreateTaskRequest) 
 	return response, nil
 }
 
+// Start starts a container or a command in one. The end of the daemon's
+// connection must not cut it off: the OCI runtime would be killed in the middle,
+// with the process running and nobody who knows its number, so that no later
+// daemon could end it.
+func (s *shimService) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.StartResponse, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), createTimeout)
+	defer cancel()
+	return s.TTRPCTaskService.Start(ctx, r)
+}
+
 // Pids lists the processes of a container. containerd asks every container for
 // them when the daemon starts, to see whether there are any. The service behind
 // starts the OCI runtime for each answer, which was most of the time that a
