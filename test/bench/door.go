@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"tarima/proxy/routes"
 )
 
 // door is the benchmark of the public door: our proxy with everything on
@@ -22,6 +24,7 @@ type door struct {
 
 	application string // address that the peers are told
 	firstPath   string // of the page that shows that a proxy is there
+	host        routes.Host
 }
 
 // doorScenarios in their order; -door chooses among them.
@@ -35,6 +38,7 @@ var doorScenarios = []struct {
 	{"static", (*door).static},
 	{"bulk", (*door).bulk},
 	{"memory", (*door).memory},
+	{"limiter", (*door).limiter},
 	{"start", (*door).starts},
 	{"certificates", (*door).certificates},
 	{"django", (*door).django},
@@ -52,6 +56,9 @@ func doorNames() string {
 func (b *bench) door(ctx context.Context) (err error) {
 	d := &door{bench: b, root: filepath.Join(b.root, "door"), rounds: b.doorRounds, window: b.doorWindow, application: doorUpstream, firstPath: "/bytes/1024"}
 	if err := os.MkdirAll(d.root, 0o711); err != nil {
+		return err
+	}
+	if d.host, err = usualHost(d.root); err != nil {
 		return err
 	}
 	// Whoever runs them may not look into the project's folder.

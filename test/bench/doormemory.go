@@ -17,16 +17,18 @@ const (
 	slowBytes       = 5 << 20 // of each slow reader's answer
 	slowPhones      = 50
 	phonePage       = 4 << 20
+
+	kibInMB = 1024.0 / 1e6
 )
 
 // memory is what connections cost that do little, and how many workers of the
 // application slow readers occupy.
 func (d *door) memory(ctx context.Context) error {
-	idle, kept, slow, busy := map[string]samples{}, map[string]samples{}, map[string]samples{}, map[string]samples{}
+	idle, all, kept, slow, busy := map[string]samples{}, map[string]samples{}, map[string]samples{}, map[string]samples{}, map[string]samples{}
 	names := []string{ourName, "nginx", "HAProxy", "Caddy"}
 	// Once: 24,000 connections, and they do not depend on the machine's load.
 	for _, name := range names {
-		if err := d.occupy(name, idle, kept, slow, busy); err != nil {
+		if err := d.occupy(name, idle, all, kept, slow, busy); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
@@ -35,9 +37,10 @@ func (d *door) memory(ctx context.Context) error {
 		of          map[string]samples
 		goal        float64 // 0: none
 	}{
-		{"door, memory idle", "KiB PSS", idle, 10 << 10},
-		{fmt.Sprintf("door, memory of each of %d idle connections", idleConnections), "KiB", kept, 45},
-		{fmt.Sprintf("door, memory of each of %d slow readers", slowConnections), "KiB", slow, 125},
+		{"door, memory idle", "MB PSS", idle, 15},
+		{fmt.Sprintf("door, memory with %d idle connections in all", idleConnections), "MB PSS", all, 50},
+		{fmt.Sprintf("door, memory of each of %d idle connections", idleConnections), "KiB", kept, 0},
+		{fmt.Sprintf("door, memory of each of %d slow readers", slowConnections), "KiB", slow, 0},
 		{fmt.Sprintf("door, workers still busy with %d slow readers of %d MB", slowPhones, phonePage>>20), "workers", busy, 0},
 	} {
 		for i, name := range names[1:] {
@@ -62,7 +65,7 @@ func (d *door) start(name string, args ...string) (*contender, error) {
 }
 
 // occupy measures one contender, started anew.
-func (d *door) occupy(name string, idle, kept, slow, busy map[string]samples) (err error) {
+func (d *door) occupy(name string, idle, all, kept, slow, busy map[string]samples) (err error) {
 	c, err := d.start(name, "-connections", strconv.Itoa(2*slowConnections))
 	if err != nil {
 		return err
@@ -73,9 +76,10 @@ func (d *door) occupy(name string, idle, kept, slow, busy map[string]samples) (e
 	if err != nil {
 		return err
 	}
-	idle[name] = append(idle[name], before)
+	idle[name] = append(idle[name], before*kibInMB)
 	if err := d.crowd(c, idleConnections, false, "/bytes/1024", func() error {
 		now, err := c.memory()
+		all[name] = append(all[name], now*kibInMB)
 		kept[name] = append(kept[name], (now-before)/idleConnections)
 		return err
 	}); err != nil {

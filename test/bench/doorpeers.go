@@ -340,17 +340,6 @@ func (d *door) startOurs(args ...string) (*contender, error) {
 	return c, nil
 }
 
-// snapshot is what our proxy is told.
-func (d *door) snapshot() routes.Snapshot {
-	return routes.Snapshot{
-		Schema: routes.Schema, Generation: uint64(time.Now().UnixMilli()), TLS: routes.TLS{Mode: "local"},
-		Hosts: []routes.Host{{
-			Name: "localhost", Site: "default", Service: "lms", Upstream: doorUpstream, State: routes.Ready,
-			Rules: []routes.Rule{{Path: "/static/", Root: "."}},
-		}},
-	}
-}
-
 // route tells our proxy its routes.
 func (d *door) route(dir string, s routes.Snapshot) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)

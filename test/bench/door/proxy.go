@@ -9,12 +9,15 @@ import (
 	"path/filepath"
 	"runtime/pprof"
 	"strings"
+	"time"
 
 	"tarima/proxy"
+	"tarima/proxy/accesslog"
 )
 
 // runProxy is "tarima proxy" with everything on, whatever the shipped defaults
-// are: the access log goes to a file, and limits and filters are in place.
+// are: the access log goes to a file, figures are kept and served, slow requests
+// told; limits and filters come with the routes.
 func runProxy(ctx context.Context, args []string) error {
 	f := flags("proxy")
 	root := f.String("root", "", "folder of everything")
@@ -35,16 +38,14 @@ func runProxy(ctx context.Context, args []string) error {
 		}
 		defer pprof.StopCPUProfile()
 	}
-	log, err := os.OpenFile(filepath.Join(*root, "access.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
-	if err != nil {
-		return err
-	}
 	cfg := proxy.Config{
 		Dir: filepath.Join(*root, "state"), Socket: filepath.Join(*root, "proxy.sock"),
 		StaticDir: func(string) string { return filepath.Join(*root, "static") },
 		Logger:    slog.New(slog.NewTextHandler(os.Stderr, nil)),
-		AccessLog: log,
-		Limits:    proxy.Limits{Connections: *many, ConnectionsPerAddr: *many},
+		Sight: proxy.Sight{
+			Log: accesslog.File{Path: filepath.Join(*root, "access.log"), Size: 1 << 30, Keep: 1}, Slow: 3 * time.Second, Metrics: "127.0.0.1:9460",
+		},
+		Limits: proxy.Limits{Connections: *many, ConnectionsPerAddr: *many},
 		Notify: func(state string) {
 			if strings.HasPrefix(state, "READY=1") {
 				_ = tell(map[string]bool{"ready": true}) // nobody may be reading
