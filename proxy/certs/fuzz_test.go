@@ -26,7 +26,7 @@ func FuzzLedger(f *testing.F) {
 	}
 	dir := f.TempDir()
 	f.Fuzz(func(t *testing.T, text []byte) {
-		folder, err := os.MkdirTemp(dir, "ledger-*")
+		folder, err := os.MkdirTemp(dir, "ledger-*") //nolint:usetesting // thousands in one run, removed at once
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -62,7 +62,7 @@ func FuzzTickets(f *testing.F) {
 	}
 	dir := f.TempDir()
 	f.Fuzz(func(t *testing.T, text []byte) {
-		folder, err := os.MkdirTemp(dir, "tickets-*")
+		folder, err := os.MkdirTemp(dir, "tickets-*") //nolint:usetesting // thousands in one run, removed at once
 		if err != nil {
 			t.Fatal(err)
 		}
