@@ -62,6 +62,11 @@ func (c *cli) examine(ctx context.Context) (findings []control.Finding, running 
 	if parsed, err := site.Load(p.SiteFile); err == nil {
 		config = site.Defaults(parsed, site.Host{})
 	}
+	if host, err := site.DetectHost(); err == nil { // HOST-MEMORY tells the error
+		if f, ok := examineSwap(host, config); ok {
+			findings = append(findings, f)
+		}
+	}
 	findings = append(findings, examineOthers(p, config)...)
 	if !running {
 		findings = append(findings, examinePorts(config.Proxy.HTTP, config.Proxy.HTTPS)...)

@@ -144,6 +144,7 @@ func (c *cli) command() *cobra.Command {
 	}{
 		{"site", []*cobra.Command{
 			c.statusCommand(), c.logsCommand(), c.eventsCommand(), c.statsCommand(), c.topCommand(), c.doctorCommand(),
+			c.sizeCommand(),
 		}},
 		{"change", []*cobra.Command{
 			c.checkCommand(), c.planCommand(), c.applyCommand(),

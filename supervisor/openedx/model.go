@@ -85,14 +85,20 @@ func newModel(in Input, release Release) (*model, error) {
 		return nil, err
 	}
 
+	m.sizes, err = Size(int64(c.Size.Memory), c.Size.Cores, c.Enabled, GrantedLimits(c))
+	return m, err
+}
+
+// GrantedLimits are the limits in bytes that the site file itself gives to
+// services that are on.
+func GrantedLimits(c site.Config) map[string]int64 {
 	fixed := map[string]int64{}
 	for name, s := range c.Services {
 		if s.Memory > 0 && c.Enabled(name) {
 			fixed[name] = int64(s.Memory)
 		}
 	}
-	m.sizes, err = Size(int64(c.Size.Memory), c.Size.Cores, c.Enabled, fixed)
-	return m, err
+	return fixed
 }
 
 // publicPort is what follows the host's name in URLs. A web server in front has

@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/bits"
 	"slices"
+	"sort"
 	"strings"
 )
 
@@ -21,6 +22,8 @@ type Sizes struct {
 	// Tight says, when the memory holds the services only in part and the
 	// rest has to be swapped, how much is missing. "" otherwise.
 	Tight string
+	// Missing bytes to what would be enough for every service; 0: none.
+	Missing int64
 
 	LMSProcesses, CMSProcesses     int   // uWSGI workers
 	LMSRecycle, CMSRecycle         int64 // bytes of a web process at which it is replaced
@@ -118,16 +121,17 @@ func Size(memory int64, cores int, enabled func(service string) bool, fixed map[
 		s.Limits[name] = m * mib
 	}
 	if left < enough {
+		s.Missing = (enough - left) * mib
 		s.Tight = fmt.Sprintf("%d MiB are granted to the services, %d MiB would be enough: expect slowness, and have swap",
 			left, enough)
 	}
 
 	// From here on numbers are rounded to steps: they are what a service is
 	// started with, and a change of a few MiB elsewhere must not restart it.
-	s.LMSProcesses, s.LMSRecycle = webNumbers(s.Limits["lms"], 2*cores)
-	s.CMSProcesses, s.CMSRecycle = webNumbers(s.Limits["cms"], max(1, cores))
-	s.LMSConcurrency, s.LMSChild = workerNumbers(s.Limits["lms-worker"], cores)
-	s.CMSConcurrency, s.CMSChild = workerNumbers(s.Limits["cms-worker"], max(1, cores/2))
+	s.LMSProcesses, s.LMSRecycle = webNumbers(s.Limits["lms"], webMost(lms, cores))
+	s.CMSProcesses, s.CMSRecycle = webNumbers(s.Limits["cms"], webMost(cms, cores))
+	s.LMSConcurrency, s.LMSChild = workerNumbers(s.Limits["lms-worker"], childrenMost(lms, cores))
+	s.CMSConcurrency, s.CMSChild = workerNumbers(s.Limits["cms-worker"], childrenMost(cms, cores))
 	s.InnoDBPool = innoDBPool(s.Limits["mysql"])
 	// MongoDB refuses less than 0.25 GiB; it fills it only with data in use.
 	s.WiredTigerCache = max(256*mib, step((s.Limits["mongodb"]-200*mib)*6/10))
@@ -149,34 +153,29 @@ func fill(open []share, left, least, enough int64) map[string]int64 {
 		}
 		return out
 	}
-	left -= enough
+	// The highest level at which everything fits: each service has what is
+	// enough and its weight times the level, up to its most. Because every
+	// service grows with the level and the level grows with the memory, more
+	// memory never takes from a service.
+	at := func(sh share, level int64) int64 {
+		return min(sh.enough+sh.weight*level/levelSteps, max(sh.enough, sh.most))
+	}
+	level := int64(sort.Search(int(left)*levelSteps, func(n int) bool {
+		sum := int64(0)
+		for _, sh := range open {
+			sum += at(sh, int64(n)+1)
+		}
+		return sum > left
+	}))
 	for _, sh := range open {
-		out[sh.service] = sh.enough
+		out[sh.service] = at(sh, level)
 	}
-	// A service that reaches its most leaves the rest to the others, so the
-	// division is repeated until nobody is stopped by it.
-	for {
-		var weights int64
-		for _, sh := range open {
-			if out[sh.service] < sh.most {
-				weights += sh.weight
-			}
-		}
-		given := int64(0)
-		for _, sh := range open {
-			if out[sh.service] >= sh.most || weights == 0 {
-				continue
-			}
-			more := min(left*sh.weight/weights, sh.most-out[sh.service])
-			out[sh.service] += more
-			given += more
-		}
-		left -= given
-		if given == 0 {
-			return out
-		}
-	}
+	return out
 }
+
+// levelSteps is how many levels share out one MiB for each unit of weight: a
+// level more moves less than one MiB of any service.
+const levelSteps = 32
 
 // webNumbers: how many uWSGI processes fit, and how large one may grow.
 func webNumbers(limit int64, most int) (processes int, recycle int64) {

@@ -11,6 +11,7 @@ import (
 type Host struct {
 	Memory Bytes // that containers may use: the machine's, or less where a parent cgroup says so
 	Cores  int   // whole cores, at least 1
+	Swap   Bytes // of the machine, used or not
 	IPv6   bool  // the kernel has IPv6
 	// Range6 is a unique local /64 that belongs to this machine.
 	Range6 netip.Prefix

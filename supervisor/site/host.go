@@ -15,6 +15,9 @@ import (
 	"strings"
 )
 
+// MemoryFromMachine is Host.MemoryFrom where no cgroup sets a limit.
+const MemoryFromMachine = "the machine's"
+
 // DetectHost measures this machine. A limit on the cgroup that the process
 // runs in, or on one above it, counts as the machine's memory and cores: a
 // container or a virtual private server of the cheap kind has no more.
@@ -30,7 +33,8 @@ func detectHost(root fs.FS) (Host, error) {
 	if h.Memory, err = memTotal(info); err != nil {
 		return h, err
 	}
-	h.MemoryFrom = "the machine's"
+	h.MemoryFrom = MemoryFromMachine
+	h.Swap, _ = memField(info, "SwapTotal:") // a kernel built without swap has none
 	status, err := fs.ReadFile(root, "proc/self/status")
 	if err != nil {
 		return h, fmt.Errorf("count the machine's cores: %w", err)
@@ -65,19 +69,27 @@ func detectHost(root fs.FS) (Host, error) {
 }
 
 func memTotal(info []byte) (Bytes, error) {
+	if n, ok := memField(info, "MemTotal:"); ok && n > 0 {
+		return n, nil
+	}
+	return 0, errors.New("measure the machine's memory: /proc/meminfo has no MemTotal")
+}
+
+// memField reads a line of /proc/meminfo.
+func memField(info []byte, name string) (Bytes, bool) {
 	for line := range strings.Lines(string(info)) {
-		rest, ok := strings.CutPrefix(line, "MemTotal:")
+		rest, ok := strings.CutPrefix(line, name)
 		if !ok {
 			continue
 		}
 		fields := strings.Fields(rest)
 		if len(fields) == 2 && fields[1] == "kB" {
-			if n, err := strconv.ParseInt(fields[0], 10, 53); err == nil && n > 0 {
-				return Bytes(n) * KiB, nil // the kernel's kB are KiB
+			if n, err := strconv.ParseInt(fields[0], 10, 53); err == nil && n >= 0 {
+				return Bytes(n) * KiB, true // the kernel's kB are KiB
 			}
 		}
 	}
-	return 0, errors.New("measure the machine's memory: /proc/meminfo has no MemTotal")
+	return 0, false
 }
 
 func allowedCores(status []byte) (int, error) {
