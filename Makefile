@@ -58,13 +58,15 @@ test: bin/runc ## unit, property and engine tests, with the race detector
 .PHONY: e2e
 e2e: package images ## what a user would do and what must survive, on real containers
 	./test/setup e2e
-	go test -tags e2e -p 1 -count 1 -timeout 50m -v ./test/neighbours/... ./test/e2e/... ./test/infront/... ./test/package/...
+	$(GO_BUILD) -tags no_rdt -ldflags "$(LDFLAGS)" -o bin/bench-door ./test/bench/door
+	go test -tags e2e -p 1 -count 1 -timeout 50m -v ./test/neighbours/... ./test/e2e/... ./test/infront/... ./test/door/... ./test/package/...
 
 .PHONY: e2e-full
 e2e-full: package images ## the same at all moments: hours
 	./test/setup e2e
+	$(GO_BUILD) -tags no_rdt -ldflags "$(LDFLAGS)" -o bin/bench-door ./test/bench/door
 	go test -tags full -count 1 -timeout 20m ./proxy
-	TARIMA_E2E_FULL=1 go test -tags e2e,full -p 1 -count 1 -timeout 6h -v ./test/neighbours/... ./test/e2e/... ./test/infront/... ./test/package/...
+	TARIMA_E2E_FULL=1 go test -tags e2e,full -p 1 -count 1 -timeout 6h -v ./test/neighbours/... ./test/e2e/... ./test/infront/... ./test/door/... ./test/package/...
 	$(MAKE) guest
 
 .PHONY: mutation
