@@ -53,7 +53,7 @@ demo: build images ## bring a whole demo site up here and show it; Ctrl-C leaves
 .PHONY: test
 test: bin/runc ## unit, property and engine tests, with the race detector
 	./test/setup test
-	CGO_ENABLED=1 go test -race -timeout 20m ./...
+	CGO_ENABLED=1 go test -race -tags man -timeout 20m ./...
 
 .PHONY: e2e
 e2e: package images ## what a user would do and what must survive, on real containers

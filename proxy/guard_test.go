@@ -404,14 +404,15 @@ func TestBasicAuthentication(t *testing.T) {
 		t.Errorf("the old password: %s", resp.Status)
 	}
 	// Somebody who guesses is slowed down, and holds up nobody else.
-	guesses := 0
-	for ; guesses < 100; guesses++ {
+	guesses, began := 0, time.Now()
+	for ; guesses < 200; guesses++ {
 		if resp := ask("ana", fmt.Sprint(guesses), "X-Forwarded-For", "198.51.100.1"); resp.StatusCode == http.StatusTooManyRequests {
 			break
 		}
 	}
-	if guesses != 60 {
-		t.Errorf("%d guesses before the first refusal, want 60", guesses)
+	// One more is granted each second, and a busy machine takes some for sixty.
+	if most := 61 + int(time.Since(began).Seconds()); guesses < 60 || guesses > most {
+		t.Errorf("%d guesses before the first refusal, want 60 to %d", guesses, most)
 	}
 	if resp := ask("ana", "otra", "X-Forwarded-For", "198.51.100.2"); resp.StatusCode != http.StatusOK {
 		t.Errorf("beside somebody who guesses: %s", resp.Status)

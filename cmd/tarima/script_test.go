@@ -21,9 +21,12 @@ func TestMain(m *testing.M) {
 }
 
 // What a person at a command line sees, without a running daemon.
-func TestScripts(t *testing.T) {
+func TestScripts(t *testing.T) { runScripts(t, "testdata/script") }
+
+func runScripts(t *testing.T, dir string) {
+	t.Helper()
 	testscript.Run(t, testscript.Params{
-		Dir:  "testdata/script",
+		Dir:  dir,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"code": exitsWith},
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("TARIMA_ROOT", env.WorkDir)
