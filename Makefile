@@ -22,16 +22,17 @@ help: ## list the targets
 build: bin/tarima bin/runc ## bin/tarima and bin/runc
 
 # A build from nothing compiled is quicker by a sixth with these. GOGC: the compiler collects its own garbage less often. -dwarf=false: what a debugger
-# would read is stripped by -s -w anyway.
-GO_BUILD := GOGC=400 go build -trimpath -gcflags=all=-dwarf=false
+# would read is stripped by -s -w anyway. packaging/build takes the same flags, and so what is compiled already.
+export BUILD_FLAGS := -trimpath -gcflags=all=-dwarf=false
+GO_BUILD := GOGC=400 go build
 
 bin/tarima: $(GO_SOURCES)
-	$(GO_BUILD) -ldflags "$(LDFLAGS)" -o $@ ./cmd/tarima
+	$(GO_BUILD) $(BUILD_FLAGS) -ldflags "$(LDFLAGS)" -o $@ ./cmd/tarima
 
 # The OCI runtime cannot be part of a binary without cgo: it is built from its own module and shipped beside it.
 bin/runc: packaging/runc/go.mod packaging/runc/go.sum
 	./test/setup build
-	CGO_ENABLED=1 $(subst go build,go build -C packaging/runc,$(GO_BUILD)) -tags "seccomp netgo osusergo" \
+	CGO_ENABLED=1 $(GO_BUILD) -C packaging/runc $(BUILD_FLAGS) -tags "seccomp netgo osusergo" \
 		-ldflags "-s -w -extldflags -static" -o $(CURDIR)/$@ github.com/opencontainers/runc
 	@touch $@
 
@@ -56,15 +57,13 @@ test: bin/runc ## unit, property and engine tests, with the race detector
 	CGO_ENABLED=1 go test -race -tags man -timeout 20m ./...
 
 .PHONY: e2e
-e2e: package images ## what a user would do and what must survive, on real containers
+e2e: package images bin/bench-door ## what a user would do and what must survive, on real containers
 	./test/setup e2e
-	$(GO_BUILD) -tags no_rdt -ldflags "$(LDFLAGS)" -o bin/bench-door ./test/bench/door
 	go test -tags e2e -p 1 -count 1 -timeout 50m -v ./test/neighbours/... ./test/e2e/... ./test/infront/... ./test/door/... ./test/package/...
 
 .PHONY: e2e-full
-e2e-full: package images ## the same at all moments: hours
+e2e-full: package images bin/bench-door ## the same at all moments: hours
 	./test/setup e2e
-	$(GO_BUILD) -tags no_rdt -ldflags "$(LDFLAGS)" -o bin/bench-door ./test/bench/door
 	go test -tags full -count 1 -timeout 20m ./proxy
 	TARIMA_E2E_FULL=1 go test -tags e2e,full -p 1 -count 1 -timeout 6h -v ./test/neighbours/... ./test/e2e/... ./test/infront/... ./test/door/... ./test/package/...
 	$(MAKE) guest
@@ -95,10 +94,14 @@ soak: build bin/bench ## an hour of probes, kills and restarts: does the daemon 
 	bin/bench -soak $(SOAK)
 
 .PHONY: bin/bench
-bin/bench:
-	$(GO_BUILD) -o bin/bench ./test/bench
-	$(GO_BUILD) -ldflags "$(LDFLAGS)" -o bin/bench-appliance ./test/bench/appliance
-	$(GO_BUILD) -ldflags "$(LDFLAGS)" -o bin/bench-door ./test/bench/door
+bin/bench: bin/bench-door
+	$(GO_BUILD) $(BUILD_FLAGS) -o bin/bench ./test/bench
+	$(GO_BUILD) $(BUILD_FLAGS) -ldflags "$(LDFLAGS)" -o bin/bench-appliance ./test/bench/appliance
+
+# Our proxy with room for as many connections as a test or a benchmark wants.
+.PHONY: bin/bench-door
+bin/bench-door:
+	$(GO_BUILD) $(BUILD_FLAGS) -ldflags "$(LDFLAGS)" -o bin/bench-door ./test/bench/door
 
 .PHONY: lint
 lint: bin/tools/golangci-lint ## gofumpt, go vet, golangci-lint with the layer rules
