@@ -169,23 +169,23 @@ func within(s Sizes, name string) []Number {
 	}
 	switch name {
 	case lms:
-		return []Number{count("processes", s.LMSProcesses, webMost(lms, s.Cores)), size("recycle", s.LMSRecycle, 128*mib)}
+		return []Number{count("processes", s.LMSProcesses, webMost(lms, s.Cores)), size("recycle", s.LMSRecycle, leastProcess)}
 	case cms:
-		return []Number{count("processes", s.CMSProcesses, webMost(cms, s.Cores)), size("recycle", s.CMSRecycle, 128*mib)}
+		return []Number{count("processes", s.CMSProcesses, webMost(cms, s.Cores)), size("recycle", s.CMSRecycle, leastProcess)}
 	case lmsWorker:
-		return []Number{count("children", s.LMSConcurrency, childrenMost(lms, s.Cores)), size("child", s.LMSChild, 128*mib)}
+		return []Number{count("children", s.LMSConcurrency, childrenMost(lms, s.Cores)), size("child", s.LMSChild, leastProcess)}
 	case cmsWorker:
-		return []Number{count("children", s.CMSConcurrency, childrenMost(cms, s.Cores)), size("child", s.CMSChild, 128*mib)}
+		return []Number{count("children", s.CMSConcurrency, childrenMost(cms, s.Cores)), size("child", s.CMSChild, leastProcess)}
 	case mysql:
-		return []Number{size("pool", s.InnoDBPool, 32*mib)}
+		return []Number{size("pool", s.InnoDBPool, leastInnoDB)}
 	case mongodb:
-		return []Number{size("cache", s.WiredTigerCache, 256*mib)}
+		return []Number{size("cache", s.WiredTigerCache, leastWiredTiger)}
 	case redis:
 		return []Number{size("data", s.RedisMemory, 0)}
 	case redisCache:
 		return []Number{size("data", s.CacheMemory, 0)}
 	case search:
-		return []Number{size("indexing", s.SearchIndexing, 16*mib)}
+		return []Number{size("indexing", s.SearchIndexing, leastIndexing)}
 	}
 	return nil
 }

@@ -56,6 +56,14 @@ const (
 	workerChild = 250
 )
 
+// What a server or a process is granted at the least, in bytes.
+const (
+	leastProcess    = 128 * mib // a web process or a Celery child before it is replaced
+	leastInnoDB     = 32 * mib
+	leastWiredTiger = 256 * mib // MongoDB refuses less than 0.25 GiB; it fills it only with data in use
+	leastIndexing   = 16 * mib
+)
+
 func shares(cores int) []share {
 	c := int64(cores)
 	return []share{
@@ -133,13 +141,12 @@ func Size(memory int64, cores int, enabled func(service string) bool, fixed map[
 	s.LMSConcurrency, s.LMSChild = workerNumbers(s.Limits["lms-worker"], childrenMost(lms, cores))
 	s.CMSConcurrency, s.CMSChild = workerNumbers(s.Limits["cms-worker"], childrenMost(cms, cores))
 	s.InnoDBPool = innoDBPool(s.Limits["mysql"])
-	// MongoDB refuses less than 0.25 GiB; it fills it only with data in use.
-	s.WiredTigerCache = max(256*mib, step((s.Limits["mongodb"]-200*mib)*6/10))
+	s.WiredTigerCache = max(leastWiredTiger, step((s.Limits["mongodb"]-200*mib)*6/10))
 	// Redis needs room beside its data: buffers, and copies of written pages
 	// while it rewrites its file.
 	s.RedisMemory = step(s.Limits["redis"] * 6 / 10)
 	s.CacheMemory = step(s.Limits["redis-cache"] * 7 / 10)
-	s.SearchIndexing = max(16*mib, step(s.Limits["meilisearch"]/2))
+	s.SearchIndexing = max(leastIndexing, step(s.Limits["meilisearch"]/2))
 	return s, nil
 }
 
@@ -184,7 +191,7 @@ func webNumbers(limit int64, most int) (processes int, recycle int64) {
 	// The shared part counts in each process's size but only once in the
 	// limit; a tenth is left for requests in between two checks.
 	const shared = 300 * mib
-	return int(n), max(128*mib, step(shared+(limit*9/10-shared)/n))
+	return int(n), max(leastProcess, step(shared+(limit*9/10-shared)/n))
 }
 
 // workerNumbers: how many Celery children fit, and how large one may grow.
@@ -192,7 +199,7 @@ func workerNumbers(limit int64, most int) (children int, size int64) {
 	n := (limit/mib - workerMain) / workerChild
 	n = min(max(n, 1), int64(most))
 	const shared = 150 * mib
-	return int(n), max(128*mib, step(shared+(limit*9/10-workerMain*mib)/n))
+	return int(n), max(leastProcess, step(shared+(limit*9/10-workerMain*mib)/n))
 }
 
 // step rounds down to an eighth of the power of two below, and to whole MiB.
@@ -209,7 +216,7 @@ func step(n int64) int64 {
 // them here.
 func innoDBPool(limit int64) int64 {
 	const chunk = 128 * mib
-	pool := max(32*mib, (limit-220*mib)*3/4)
+	pool := max(leastInnoDB, (limit-220*mib)*3/4)
 	if pool >= chunk {
 		return pool / chunk * chunk
 	}

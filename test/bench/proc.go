@@ -14,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"tarima/test/host"
 )
 
 // ticksPerSecond is the unit of times in /proc/PID/stat: USER_HZ, 100 on every
@@ -102,17 +104,8 @@ func having(root string) ([]processInfo, error) {
 // pss returns the proportional set size of a process in bytes: its private
 // pages, and its share of those that others use too (proc_pid_smaps(5)).
 func pss(pid int) (float64, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(data)) {
-		if rest, ok := strings.CutPrefix(line, "Pss:"); ok {
-			kib, err := strconv.ParseFloat(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 64)
-			return kib * 1024, err
-		}
-	}
-	return 0, fmt.Errorf("process %d has no Pss in smaps_rollup", pid)
+	n, err := host.PSS(pid)
+	return float64(n), err
 }
 
 // total adds up the PSS of processes.

@@ -15,11 +15,12 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"tarima/test/host"
 )
 
 const bigPage = 1 << 20
@@ -219,7 +220,7 @@ func TestSurplusConnectionsWait(t *testing.T) {
 }
 
 func dawdle(to string, config *tls.Config, number int) (net.Conn, error) {
-	dialer := net.Dialer{Timeout: 30 * time.Second, LocalAddr: local(10 + number/250), Control: slowNetwork}
+	dialer := net.Dialer{Timeout: 30 * time.Second, LocalAddr: local(10 + number/250), Control: host.SlowNetwork}
 	raw, err := dialer.Dial("tcp", to)
 	if err != nil {
 		return nil, err
@@ -231,18 +232,6 @@ func dawdle(to string, config *tls.Config, number int) (net.Conn, error) {
 		return nil, err
 	}
 	return c, c.SetDeadline(time.Time{})
-}
-
-// slowNetwork: with segments and windows of the loopback the kernel would keep
-// megabytes on their way.
-func slowNetwork(_, _ string, raw syscall.RawConn) (err error) {
-	if cerr := raw.Control(func(fd uintptr) {
-		err = errors.Join(unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG, 1400),
-			unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 16<<10))
-	}); cerr != nil {
-		return cerr
-	}
-	return err
 }
 
 func trickle(ctx context.Context, c net.Conn, kind int) {

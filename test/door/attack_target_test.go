@@ -26,6 +26,7 @@ import (
 
 	"tarima/proxy"
 	"tarima/proxy/routes"
+	"tarima/test/host"
 )
 
 // target is a proxy in a process of its own.
@@ -199,25 +200,14 @@ func (d *target) gauge(name string) float64 {
 	return 0
 }
 
-// pss of the proxy in bytes: its private pages and its share of others
-// (proc_pid_smaps(5)).
+// pss of the proxy in bytes.
 func (d *target) pss() int64 {
 	d.t.Helper()
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", d.process.Process.Pid))
+	n, err := host.PSS(d.process.Process.Pid)
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	for line := range strings.Lines(string(data)) {
-		if rest, ok := strings.CutPrefix(line, "Pss:"); ok {
-			n, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 10, 64)
-			if err != nil {
-				d.t.Fatal(err)
-			}
-			return n << 10
-		}
-	}
-	d.t.Fatal("no Pss")
-	return 0
+	return n
 }
 
 func (d *target) trust() *tls.Config {

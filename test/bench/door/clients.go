@@ -4,17 +4,15 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
 	"sync"
-	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"tarima/test/host"
 )
 
 // Connections of one address: the shipped limit is 512.
@@ -76,7 +74,7 @@ func clients(ctx context.Context, args []string) error {
 
 func ask(number int, to string, config *tls.Config, request string, whole bool) (net.Conn, io.Reader, error) {
 	dialer := net.Dialer{
-		Timeout: 20 * time.Second, LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 1, byte(1+number/perAddress))}, Control: phone,
+		Timeout: 20 * time.Second, LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 1, byte(1+number/perAddress))}, Control: host.SlowNetwork,
 	}
 	raw, err := dialer.Dial("tcp", to)
 	if err != nil {
@@ -99,18 +97,6 @@ func ask(number int, to string, config *tls.Config, request string, whole bool) 
 	}
 	_ = c.SetDeadline(time.Time{}) // the connection stays
 	return c, resp.Body, err
-}
-
-// phone makes a connection one of a slow network: with segments and windows of
-// the loopback, the kernel would keep megabytes on their way.
-func phone(_, _ string, raw syscall.RawConn) (err error) {
-	if cerr := raw.Control(func(fd uintptr) {
-		err = errors.Join(unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG, 1400),
-			unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 16<<10))
-	}); cerr != nil {
-		return cerr
-	}
-	return err
 }
 
 func trickle(ctx context.Context, body io.Reader, slow bool) {
